@@ -1,0 +1,130 @@
+"""What a run returns: per model the layer table, coverage and findings; per file; for the run. No torch here.
+
+These cross a process boundary (user code runs in a worker), so they are plain, picklable data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from initcheck.findings import Finding, Location
+
+
+@dataclass(frozen=True, slots=True)
+class LayerRow:
+    """One parametrised layer, in execution order.
+
+    ``forward_std``/``forward_mean``: of the layer's output over all its elements. ``sample_std``: the part of it that
+    depends on the input, sqrt(v_s + v_p). ``grad_std``: of the gradient with respect to the layer's output, for a
+    gradient of unit variance (independent elements) at the model's output. ``weight_grad_std``: likewise for its
+    weight. None: unknown (predicted) or not reached (measured).
+    """
+
+    name: str
+    kind: str
+    forward_std: float | None
+    forward_mean: float | None
+    grad_std: float | None
+    sample_std: float | None = None
+    weight_grad_std: float | None = None
+    output_shape: tuple[int, ...] = ()
+    fan_in: int | None = None
+    fan_out: int | None = None
+    weight_std: float | None = None
+    activation: str = ""
+    location: Location | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The audit of one model.
+
+    ``rung``: how the graph was had ("recorder", "export", "real forward"). ``coverage``: share of the graph's
+    computing nodes with a known scale, 0 to 1. ``unknown_ops``: op name to number of nodes, for ops without a rule.
+    """
+
+    model: str
+    findings: tuple[Finding, ...] = ()
+    layers: tuple[LayerRow, ...] = ()
+    coverage: float = 0.0
+    unknown_ops: Mapping[str, int] = field(default_factory=dict)
+    rung: str = ""
+    mode: str = "train"
+    inputs: str = ""
+    built_by: str = ""
+    location: Location | None = None
+    parameters: int = 0
+    parameter_elements: int = 0
+    notes: tuple[str, ...] = ()
+    seconds: float = 0.0
+    measured: Measurement | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as JSON-ready data (the same shape as one model of ``--output-format json``)."""
+        from initcheck.report.json import report_to_dict
+
+        return report_to_dict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredRow:
+    """Predicted beside measured for one layer, as given ("before") and with the suggested init ("after")."""
+
+    name: str
+    kind: str
+    predicted_forward_std: float | None
+    measured_forward_std: float | None
+    predicted_grad_std: float | None
+    measured_grad_std: float | None
+    after_predicted_forward_std: float | None = None
+    after_forward_std: float | None = None
+    after_predicted_grad_std: float | None = None
+    after_grad_std: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """A real forward and backward pass beside the prediction. ``changed``: what the suggested init rewrote."""
+
+    device: str
+    seeds: int
+    rows: tuple[MeasuredRow, ...]
+    changed: tuple[str, ...] = ()
+    seconds: float = 0.0
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class FileResult:
+    """All that was found in one file. ``findings``: source-level ones and IC0xx; each model keeps its own."""
+
+    path: str
+    models: tuple[Report, ...] = ()
+    findings: tuple[Finding, ...] = ()
+
+    def all_findings(self) -> list[Finding]:
+        """Of the file and of its models, sorted, without repeats."""
+        found = [*self.findings, *(f for model in self.models for f in model.findings)]
+        return sorted(_unique(found), key=lambda f: f.sort_key)
+
+
+def _unique(findings: list[Finding]) -> list[Finding]:
+    seen: dict[tuple[object, ...], Finding] = {}
+    for finding in findings:
+        seen.setdefault((finding.code, finding.location, finding.message), finding)
+    return list(seen.values())
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """Files in, findings out. ``errors``: what the tool itself could not do (exit code 2)."""
+
+    files: tuple[FileResult, ...]
+    errors: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+    def all_findings(self) -> list[Finding]:
+        """Every finding of the run, sorted by path, line, column, code."""
+        return sorted((f for file in self.files for f in file.all_findings()), key=lambda f: f.sort_key)
