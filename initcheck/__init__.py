@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from initcheck.init.apply import apply as apply
     from initcheck.library import analyze as analyze
-    from initcheck.measure.run import measure as measure
+    from initcheck.measuring.run import measure as measure
 
 from initcheck.findings import Finding as Finding
 from initcheck.findings import Severity as Severity
@@ -24,7 +24,7 @@ __all__ = ["Finding", "LayerRow", "Report", "Severity", "__version__", "analyze"
 
 _LAZY = {
     "analyze": "initcheck.library",
-    "measure": "initcheck.measure.run",
+    "measure": "initcheck.measuring.run",
     "apply": "initcheck.init.apply",
 }
 
