@@ -97,12 +97,28 @@ class Measurement:
 
 
 @dataclass(frozen=True, slots=True)
+class FixSummary:
+    """What ``--fix`` or ``--diff`` did to one file. ``refused``: findings with a fix that was not written, and why."""
+
+    applied: tuple[Finding, ...] = ()
+    refused: tuple[tuple[Finding, str], ...] = ()
+    diff: str = ""
+    written: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class FileResult:
-    """All that was found in one file. ``findings``: source-level ones and IC0xx; each model keeps its own."""
+    """All that was found in one file. ``findings``: source-level ones and IC0xx; each model keeps its own.
+
+    ``defects``: rules that crashed, one line each with a traceback after it (the tool's own fault: exit code 2).
+    """
 
     path: str
     models: tuple[Report, ...] = ()
     findings: tuple[Finding, ...] = ()
+    defects: tuple[str, ...] = ()
+    fixes: FixSummary | None = None
+    debug: str = ""
 
     def all_findings(self) -> list[Finding]:
         """Of the file and of its models, sorted, without repeats."""

@@ -1,0 +1,142 @@
+"""The worker's side of a run: one file in; its models built, traced, propagated and checked; messages out."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from typing import TYPE_CHECKING
+
+import torch
+
+from initcheck.discovery.candidates import Candidate, candidates
+from initcheck.discovery.inputs import Inputs, InputsNotFound, find_inputs
+from initcheck.discovery.loader import LoadError, load
+from initcheck.findings import Finding, Location
+from initcheck.init.suggest import suggest as _warm_suggest  # noqa: F401  (imported once, in the server)
+from initcheck.results import Report
+from initcheck.rules import registry
+from initcheck.rules.base import ModelContext
+from initcheck.rules.ic002_model_not_analysed import model_not_analysed
+from initcheck.signal.propagate import propagate
+from initcheck.signal.result import Signal
+from initcheck.source.file import SourceFile
+from initcheck.tracing.build import Built, BuildError, build
+from initcheck.tracing.ladder import TraceError, Trial, trace
+from initcheck.tracing.trace import Trace
+
+if TYPE_CHECKING:
+    from initcheck.worker import Emit, FileJob
+
+
+class _NotAnalysed(Exception):
+    """Why a model could not be analysed, and what would help."""
+
+    def __init__(self, reason: str, hint: str = "") -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.hint = hint
+
+
+def analyse_file(job: FileJob, emit: Emit) -> None:
+    """Find, build and check every root model of the file; see ``worker.Emit`` for what is emitted."""
+    torch.set_num_threads(1)
+    source = SourceFile.parse(job.path, job.text)
+    try:
+        module = load(source)
+    except LoadError as error:
+        emit("finding", model_not_analysed(job.path, "", str(error), line=error.line or 1))
+        emit("debug", traceback.format_exc())
+        return
+    for candidate in candidates(source, module, job.config):
+        if candidate.name in job.skip:
+            continue
+        emit("begin", candidate.name)
+        try:
+            emit("report", _analyse(candidate, source, job, emit))
+        except _NotAnalysed as error:
+            emit(
+                "finding",
+                model_not_analysed(
+                    job.path, candidate.name, error.reason, hint=error.hint, location=candidate.location
+                ),
+            )
+            emit("debug", traceback.format_exc())
+
+
+def _analyse(candidate: Candidate, source: SourceFile, job: FileJob, emit: Emit) -> Report:
+    started = time.perf_counter()
+    try:
+        built = build(candidate.construct)
+        inputs = find_inputs(built.model, candidate, Trial(built.model))
+        traced = trace(
+            built.model, inputs.args, inputs.kwargs, mode=job.config.mode, log=built.log, name=candidate.name
+        )
+    except (BuildError, TraceError) as error:
+        raise _NotAnalysed(str(error)) from error
+    except InputsNotFound as error:
+        raise _NotAnalysed(str(error), getattr(error, "hint", "")) from error
+    traced.inputs = inputs.description
+    signal = propagate(traced)
+    findings, defects = check(traced, signal, candidate.location, source)
+    for defect in defects:
+        emit("defect", defect)
+    report = report_of(traced, signal, findings)
+    measured = _measure(built, traced, signal, inputs, job) if job.measure else None
+    return _replace(
+        report,
+        built_by=candidate.how,
+        location=candidate.location,
+        measured=measured,
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _measure(built: Built, traced: Trace, signal: Signal, inputs: Inputs, job: FileJob) -> object:
+    from initcheck.measuring.run import measure_suggested
+
+    return measure_suggested(
+        built.materialise(),
+        traced,
+        signal,
+        inputs.args,
+        inputs.kwargs,
+        device=job.config.device,
+        seeds=job.config.seeds,
+    )
+
+
+def check(
+    traced: Trace, signal: Signal, fallback: Location, source: SourceFile | None
+) -> tuple[list[Finding], list[str]]:
+    """Run every model-level rule; (findings, defects of rules as text)."""
+    return registry.check_model(ModelContext(traced, signal, fallback, source))
+
+
+def report_of(traced: Trace, signal: Signal, findings: list[Finding]) -> Report:
+    """The audit of one traced model as plain data."""
+    return Report(
+        model=traced.model,
+        findings=tuple(sorted(findings, key=lambda f: f.sort_key)),
+        layers=tuple(signal.layers),
+        coverage=signal.coverage,
+        unknown_ops=dict(signal.unknown_ops),
+        rung=traced.rung,
+        mode=traced.mode,
+        inputs=traced.inputs,
+        parameters=len(traced.parameters),
+        parameter_elements=sum(_numel(p.shape) for p in traced.parameters.values()),
+        notes=tuple(traced.notes),
+    )
+
+
+def _numel(shape: tuple[int, ...]) -> int:
+    count = 1
+    for size in shape:
+        count *= size
+    return count
+
+
+def _replace(report: Report, **changes: object) -> Report:
+    from dataclasses import replace
+
+    return replace(report, **changes)  # type: ignore[arg-type]

@@ -1,0 +1,212 @@
+"""The run: files in, findings out. Torch is imported only in the worker, and only for files that can hold a model."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from initcheck.config import Config
+from initcheck.findings import Finding
+from initcheck.results import FileResult, FixSummary, RunResult
+from initcheck.rules import registry
+from initcheck.rules.ic001_unparsable_file import unparsable
+from initcheck.rules.ic004_unused_suppression import unused_suppression
+from initcheck.source.file import SourceError, SourceFile
+from initcheck.worker import FileJob, analyse_isolated
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A finished run: the result, and the texts that the findings speak of (path to source text)."""
+
+    result: RunResult
+    sources: Mapping[str, str]
+
+
+def run(paths: Sequence[str | Path], config: Config, tell: Tell | None = None) -> Run:
+    """Check files and folders.
+
+    Args:
+        paths: files (of any suffix) and folders (searched for ``*.py``).
+        config: what to select, how to analyse, what to fix.
+        tell: called with a line whenever a file or model is taken up.
+
+    A path that does not exist, or cannot be read, is an error of the run (``RunResult.errors``); a file that cannot be
+    parsed is a finding (IC001). The other files are analysed all the same.
+    """
+    started = time.perf_counter()
+    errors: list[str] = []
+    files = list(_files(paths, config, errors))
+    reader = _Reader()
+
+    def one(path: str) -> FileResult | str:
+        if tell is not None:
+            tell(path)
+        try:
+            return _check_file(path, config, reader, tell)
+        except OSError as error:
+            return f"{path}: cannot be read: {error.strerror or error}"
+
+    results: list[FileResult] = []
+    with ThreadPoolExecutor(max_workers=max(1, config.jobs)) as pool:
+        for outcome in pool.map(one, files):
+            if isinstance(outcome, str):
+                errors.append(outcome)
+            else:
+                results.append(outcome)
+    errors.extend(f"defect in initcheck: {defect}" for result in results for defect in result.defects)
+    result = RunResult(tuple(results), tuple(errors), time.perf_counter() - started)
+    return Run(result, reader.texts(result))
+
+
+def _files(paths: Sequence[str | Path], config: Config, errors: list[str]) -> Iterator[str]:
+    """Every file to check, once each, folders in sorted order."""
+    seen: set[Path] = set()
+    for given in paths:
+        path = Path(given)
+        if path.is_dir():
+            found = [p for p in _walk(path, config) if p.resolve() not in seen]
+        elif path.exists():
+            found = [path]
+        else:
+            errors.append(f"{given}: no such file or folder")
+            continue
+        for file in found:
+            if file.resolve() not in seen:
+                seen.add(file.resolve())
+                yield str(file)
+
+
+_NEVER = frozenset({"__pycache__", "node_modules", "site-packages", "build", "dist", "venv", "env"})
+
+
+def _walk(folder: Path, config: Config) -> Iterator[Path]:
+    for entry in sorted(folder.iterdir()):
+        if config.excludes(entry):
+            continue
+        if entry.is_dir():
+            hidden = entry.name.startswith(".") or entry.name in _NEVER or (entry / "pyvenv.cfg").exists()
+            if not hidden and not entry.is_symlink():
+                yield from _walk(entry, config)
+        elif entry.suffix == ".py":
+            yield entry
+
+
+class _Reader:
+    """Source files by path, read once; the text can be replaced by what a fix made of it."""
+
+    def __init__(self) -> None:
+        self._files: dict[str, SourceFile | None] = {}
+
+    def get(self, path: str) -> SourceFile | None:
+        """The parsed file, None if it cannot be read or parsed (a finding can point into such a file)."""
+        if path not in self._files:
+            try:
+                self._files[path] = SourceFile.read(path)
+            except (SourceError, OSError):
+                self._files[path] = None
+        return self._files[path]
+
+    def put(self, source: SourceFile) -> None:
+        self._files[source.path] = source
+
+    def texts(self, result: RunResult) -> dict[str, str]:
+        """The text of every file that a finding points into."""
+        wanted = sorted({finding.location.path for finding in result.all_findings()})
+        texts: dict[str, str] = {}
+        for path in wanted:
+            source = self.get(path)
+            texts[path] = source.text if source is not None else _raw_text(path)
+        return texts
+
+
+def _raw_text(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def _check_file(path: str, config: Config, reader: _Reader, tell: Tell | None) -> FileResult:
+    try:
+        source = SourceFile.read(path)
+    except SourceError as error:
+        return FileResult(path, findings=tuple(_selected([unparsable(path, error)], config)))
+    reader.put(source)
+    result = _check_source(source, config, reader, tell, measure=config.measure)
+    if not (config.fix or config.diff):
+        return result
+    fixed, summary = _fix(source, result, config, reader, tell)
+    if summary.written:
+        source = fixed
+        reader.put(source)
+        result = _check_source(source, config, reader, tell, measure=config.measure)
+    return replace(result, fixes=summary)
+
+
+def _check_source(source: SourceFile, config: Config, reader: _Reader, tell: Tell | None, *, measure: bool) -> FileResult:
+    """Source rules, then (only where a model can be) the worker; then what the user asked not to hear is dropped."""
+    findings, defects = registry.check_source(source)
+    result = FileResult(source.path)
+    if source.mentions_modules():
+        result = analyse_isolated(FileJob(source.path, source.text, config, measure=measure), tell)
+    every = [*findings, *result.findings, *(f for report in result.models for f in report.findings)]
+    kept = set(map(id, _heard(every, source, config, reader)))
+    unused = _selected(_unused_suppressions(every, source, reader), config)
+    return replace(
+        result,
+        findings=tuple(f for f in [*findings, *result.findings] if id(f) in kept) + tuple(unused),
+        models=tuple(
+            replace(report, findings=tuple(f for f in report.findings if id(f) in kept)) for report in result.models
+        ),
+        defects=(*defects, *result.defects),
+    )
+
+
+def _heard(findings: list[Finding], source: SourceFile, config: Config, reader: _Reader) -> list[Finding]:
+    """The findings that are selected and not suppressed at their own line, in whichever file that is."""
+    heard = []
+    for finding in _selected(findings, config):
+        where = source if finding.location.path == source.path else reader.get(finding.location.path)
+        if where is None or not where.suppressions.is_suppressed(finding.location.line, finding.code):
+            heard.append(finding)
+    return heard
+
+
+def _selected(findings: list[Finding], config: Config) -> list[Finding]:
+    return [f for f in findings if config.selects(f.code, f.location.path)]
+
+
+def _unused_suppressions(findings: list[Finding], source: SourceFile, reader: _Reader) -> list[Finding]:
+    here = [(f.location.line, f.code) for f in findings if f.location.path == source.path]
+    return [unused_suppression(source.path, unused) for unused in source.suppressions.unused(here)]
+
+
+def _fix(
+    source: SourceFile, result: FileResult, config: Config, reader: _Reader, tell: Tell | None
+) -> tuple[SourceFile, FixSummary]:
+    """Fix what was heard in this file, each fix kept only if a new analysis no longer finds it."""
+    from initcheck.fix.session import diff, fix_file
+
+    findings = [f for f in result.all_findings() if f.fix is not None and f.location.path == source.path]
+    if config.safe_fixes_only:
+        findings = [f for f in findings if f.fix is not None and f.fix.safe]
+    if not findings:
+        return source, FixSummary()
+
+    def reanalyse(text: str) -> FileResult:
+        return _check_source(SourceFile.parse(source.path, text), config, reader, tell, measure=False)
+
+    outcome = fix_file(source.path, findings, reanalyse, write=not config.diff)
+    summary = FixSummary(
+        applied=tuple(outcome.applied),
+        refused=tuple(outcome.refused),
+        diff=diff(source.text, outcome.new_text, source.path),
+        written=outcome.written,
+    )
+    return SourceFile.parse(source.path, outcome.new_text), summary

@@ -1,0 +1,95 @@
+"""The library: audit a live module as it is."""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from initcheck.findings import Location
+from initcheck.results import Report
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+def split_inputs(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and keyword arguments of a forward call.
+
+    Args:
+        example_inputs: one tensor; a sequence of positional arguments; a mapping of keyword arguments; or a pair
+            ``(args, kwargs)`` of a tuple and a dict.
+    """
+    if isinstance(example_inputs, Mapping):
+        return (), dict(example_inputs)
+    if isinstance(example_inputs, tuple) and len(example_inputs) == 2:
+        args, kwargs = example_inputs
+        if isinstance(args, tuple) and isinstance(kwargs, dict):
+            return args, kwargs
+    if isinstance(example_inputs, (tuple, list)):
+        return tuple(example_inputs), {}
+    return (example_inputs,), {}
+
+
+def analyze(
+    model: nn.Module,
+    example_inputs: Tensor | Sequence[Any] | Mapping[str, Any],
+    mode: Literal["train", "eval"] = "train",
+) -> Report:
+    """Audit a live model: predict the scale of every layer's output and gradient from its weights as they are.
+
+    Nothing of the model is changed: weights, buffers, gradients, hooks, train/eval flags and the random number
+    generators are exactly as before; no data flows.
+
+    Args:
+        model: the model, on any device, with its weights as they are.
+        example_inputs: one tensor, a sequence of positional arguments, or a mapping of keyword arguments; only
+            shapes and dtypes count (inputs are taken to be N(0, 1), tokens uniform).
+        mode: ``"train"`` (dropout active, batch norm uses the batch) or ``"eval"``.
+
+    Returns:
+        The report: ``findings``, ``layers`` (in execution order), ``coverage``, ``unknown_ops``, ``to_dict()``.
+
+    Raises:
+        TypeError: if ``model`` is not an ``nn.Module``.
+        ValueError: if ``mode`` is neither ``"train"`` nor ``"eval"``.
+        initcheck.tracing.ladder.TraceError: if no forward pass could be recorded; says why.
+    """
+    from torch import nn
+
+    from initcheck.analysis import check, report_of
+    from initcheck.signal.propagate import propagate
+    from initcheck.tracing.ladder import trace
+
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    if mode not in ("train", "eval"):
+        raise ValueError(f"mode must be 'train' or 'eval', got {mode!r}")
+    started = time.perf_counter()
+    args, kwargs = split_inputs(example_inputs)
+    traced = trace(model, args, kwargs, mode=mode, name=type(model).__name__)
+    signal = propagate(traced)
+    where = class_location(type(model))
+    findings, defects = check(traced, signal, where, None)
+    report = report_of(traced, signal, findings)
+    return replace(
+        report,
+        built_by="live model",
+        location=where,
+        notes=(*report.notes, *(f"defect in initcheck: {defect}" for defect in defects)),
+        seconds=time.perf_counter() - started,
+    )
+
+
+def class_location(cls: type) -> Location:
+    """Where a class is defined; ``<module>`` line 1 if its source cannot be had."""
+    try:
+        path = inspect.getsourcefile(cls) or f"<{cls.__module__}>"
+        lines, start = inspect.getsourcelines(cls)
+    except (OSError, TypeError):
+        return Location(f"<{cls.__module__}>", 1)
+    offset = next((i for i, line in enumerate(lines) if line.lstrip().startswith("class ")), 0)
+    column = len(lines[offset]) - len(lines[offset].lstrip()) + 1
+    return Location(path, start + offset, column)
