@@ -1,0 +1,160 @@
+"""One Python file as every other room sees it: text, tree, imports, suppressions, positions. No torch."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import re
+import threading
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+from initcheck.findings import Location
+from initcheck.source import locate
+from initcheck.source.decoding import NULL_BYTE, Decoded, SourceError, decode, split_lines
+from initcheck.source.imports import Imports
+from initcheck.source.modules import can_hold_modules
+from initcheck.source.suppressions import Suppressions
+
+__all__ = ["SourceError", "SourceFile"]
+
+_WARNINGS_LOCK = threading.Lock()  # warnings.catch_warnings swaps global state
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """A parsed file. ``text`` keeps its line endings; ``decoded`` knows how to write it back."""
+
+    path: str
+    tree: ast.Module
+    decoded: Decoded
+
+    @classmethod
+    def read(cls, path: str | Path) -> SourceFile:
+        """Read and parse a file.
+
+        Raises:
+            SourceError: if it is not Python 3 source text.
+            OSError: if it cannot be read at all.
+        """
+        decoded = decode(Path(path).read_bytes())
+        return cls(str(path), _parse(decoded.text), decoded)
+
+    @classmethod
+    def parse(cls, path: str | Path, text: str) -> SourceFile:
+        """Parse ``text`` as if it were the content of ``path`` (which need not exist).
+
+        Raises:
+            SourceError: if it is not Python 3 source text.
+        """
+        decoded = Decoded(text.removeprefix("\ufeff"), bom=text.startswith("\ufeff"))
+        return cls(str(path), _parse(decoded.text), decoded)
+
+    @property
+    def text(self) -> str:
+        """The decoded text, without a byte order mark."""
+        return self.decoded.text
+
+    @functools.cached_property
+    def lines(self) -> list[str]:
+        """The lines, without their ends; ``lines[0]`` is line 1."""
+        return split_lines(self.text)
+
+    @functools.cached_property
+    def imports(self) -> Imports:
+        """What the file's names stand for; ``imports.resolve(expression)``."""
+        return Imports(self.tree)
+
+    @functools.cached_property
+    def suppressions(self) -> Suppressions:
+        """The file's ``# noqa`` comments."""
+        return Suppressions.read(self.text)
+
+    def location(self, node: ast.expr | ast.stmt | ast.alias | ast.arg | ast.keyword) -> Location:
+        """The range of a node; columns in characters from 1 (``ast`` counts UTF-8 bytes from 0)."""
+        end_line = node.end_lineno or node.lineno
+        end_offset = node.end_col_offset if node.end_col_offset is not None else node.col_offset
+        return Location(
+            self.path,
+            node.lineno,
+            self._column(node.lineno, node.col_offset),
+            end_line,
+            self._column(end_line, end_offset),
+        )
+
+    def _column(self, line: int, byte_offset: int) -> int:
+        text = self.lines[line - 1]
+        if text.isascii():
+            return byte_offset + 1
+        return len(text.encode("utf-8", "surrogatepass")[:byte_offset].decode("utf-8", "ignore")) + 1
+
+    def mentions_modules(self) -> bool:
+        """Whether the file could define or build an ``nn.Module`` at all; if not, torch need not be imported."""
+        return can_hold_modules(self.path, self.tree, self.imports)
+
+    def find_class(self, name: str) -> ast.ClassDef | None:
+        """The class of that name (``Outer.Inner`` for a nested one), wherever it is defined; the last one wins."""
+        return locate.find_class(self.tree, name)
+
+    def class_location(self, name: str) -> Location | None:
+        """Where the header of class ``name`` stands: ``class Name``, without decorators and body."""
+        node = self.find_class(name)
+        if node is None:
+            return None
+        start = self._column(node.lineno, node.col_offset)
+        end = start + len("class ") + len(node.name)
+        return Location(self.path, node.lineno, start, node.lineno, end)
+
+    def attribute_assignment(self, class_name: str, attribute: str) -> Location | None:
+        """Where ``self.<attribute> = ...`` (or ``add_module``, ``register_parameter``) stands in a class or its bases.
+
+        Bases are followed within this file.
+        """
+        node = locate.attribute_assignment(self.tree, class_name, attribute)
+        return None if node is None else self.location(node)
+
+
+def _parse(text: str) -> ast.Module:
+    if "\0" in text:
+        before = split_lines(text[: text.index("\0")])
+        raise SourceError(NULL_BYTE, len(before), len(before[-1]) + 1)
+    try:
+        with _WARNINGS_LOCK, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # invalid escapes are for other linters to report
+            return ast.parse(text)
+    except SyntaxError as error:
+        raise _syntax_error(error, text) from None
+    except (RecursionError, MemoryError):
+        raise SourceError("the code is nested too deeply for Python's parser") from None
+    except ValueError as error:  # lone surrogates
+        raise SourceError(f"not Python source text: {error}") from None
+
+
+_PYTHON_2_LINE = re.compile(
+    r"""
+      ^\s*print\s+[^\s(=.\[,:]          # print "x"
+    | ^\s*print\s*>>                    # print >>stderr, x
+    | ^\s*exec\s+["'\w]                 # exec "code"
+    | ^\s*except\s+[\w.()\s,]+,\s*\w+\s*:  # except E, e:
+    | ^\s*raise\s+[\w.]+\s*,            # raise E, "message"
+    | \bur["']                          # ur"text"
+    | `[^`]+`                           # repr
+    | [^<>=!]<>[^<>=]                   # not equal
+    | \b0[0-7]+\b                       # octal
+    | \b\d+[lL]\b                       # long
+    """,
+    re.VERBOSE,
+)
+_PYTHON_2_MESSAGE = ("Missing parentheses in call to", "multiple exception types must be parenthesized")
+
+
+def _syntax_error(error: SyntaxError, text: str) -> SourceError:
+    line = max(error.lineno or 1, 1)
+    column = max(error.offset or 1, 1)
+    message = error.msg or "invalid syntax"
+    lines = split_lines(text)
+    here = lines[line - 1] if line <= len(lines) else ""
+    if message.startswith(_PYTHON_2_MESSAGE) or isinstance(error, TabError) or _PYTHON_2_LINE.search(here):
+        return SourceError(f"looks like Python 2, which initcheck cannot read: {message}", line, column)
+    return SourceError(f"syntax error: {message}", line, column)
