@@ -35,6 +35,8 @@ class LayerRow:
     weight_std: float | None = None
     activation: str = ""
     location: Location | None = None
+    dead_share: float | None = None
+    """Share of the layer's channels that no gradient reaches in any sample (measured only)."""
 
 
 @dataclass(frozen=True, slots=True)
