@@ -50,13 +50,35 @@ class Imports:
         name = self._resolve(expression, self._scopes.get(expression, self._top), depth=0)
         return None if name is None else _canonical(name)
 
-    def names_of(self, module: str) -> list[str]:
-        """How module-level code can write ``module``, in the order of binding: ``["nn"]`` for ``torch.nn``."""
-        return [name for name in self._top.bindings if self._lookup(name, self._top, 0) == module]
+    def spell(self, name: str, near: ast.expr | None = None) -> str | None:
+        """How code can write the full name ``torch.nn.init.zeros_``, ``"nn.init.zeros_"``; None if no import gives it.
 
-    def binds(self, name: str) -> bool:
-        """Whether the module level binds ``name``, to whatever."""
-        return name in self._top.bindings
+        The most exact binding wins: a bare import of the function, then its module, then the package.
+
+        Args:
+            name: a full dotted name.
+            near: an expression in whose scope the code will stand; the module level by default.
+        """
+        start = self._top if near is None else self._scopes.get(near, self._top)
+        scope: _Scope | None = start
+        names: list[str] = []
+        while scope is not None:
+            names += [bound for bound, values in scope.bindings.items() if isinstance(values[0], str)]
+            scope = scope.parent
+        for module in self._stars:
+            names += sorted(STAR_EXPORTS.get(module, ()))
+        prefix, rest = name, ""
+        while prefix:
+            for bound in names:
+                if self._lookup(bound, start, 0) == prefix:
+                    return bound + rest
+            prefix, dot, last = prefix.rpartition(".")
+            rest = f"{dot}{last}{rest}"
+        return None
+
+    def is_bound(self, name: str) -> bool:
+        """Whether any scope of the file binds ``name`` to anything."""
+        return any(name in scope.bindings for scope in {self._top, *self._scopes.values()})
 
     def references(self) -> Iterator[tuple[ast.expr, str]]:
         """Every name or dotted name of the file that resolves, outermost expression only, in source order."""
