@@ -202,7 +202,7 @@ def _fix(
     def reanalyse(text: str) -> FileResult:
         return _check_source(SourceFile.parse(source.path, text), config, reader, tell, measure=False)
 
-    outcome = fix_file(source.path, findings, reanalyse, write=not config.diff)
+    outcome = fix_file(source.path, findings, reanalyse, write=not config.diff, before=result)
     summary = FixSummary(
         applied=tuple(outcome.applied),
         refused=tuple(outcome.refused),
