@@ -134,7 +134,6 @@ def _parse(text: str) -> ast.Module:
 _PYTHON_2_LINE = re.compile(
     r"""
       ^\s*print\s+[^\s(=.\[,:]          # print "x"
-    | ^\s*print\s*>>                    # print >>stderr, x
     | ^\s*exec\s+["'\w]                 # exec "code"
     | ^\s*except\s+[\w.()\s,]+,\s*\w+\s*:  # except E, e:
     | ^\s*raise\s+[\w.]+\s*,            # raise E, "message"
