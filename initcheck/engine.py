@@ -72,7 +72,7 @@ def _files(paths: Sequence[str | Path], config: Config, errors: list[str]) -> It
         if path.is_dir():
             found = [p for p in _walk(path, config) if p.resolve() not in seen]
         elif path.exists():
-            found = [path]
+            found = [] if config.force_exclude and config.excludes(path) else [path]
         else:
             errors.append(f"{given}: no such file or folder")
             continue
@@ -153,7 +153,7 @@ def _check_source(source: SourceFile, config: Config, reader: _Reader, tell: Tel
     """Source rules, then (only where a model can be) the worker; then what the user asked not to hear is dropped."""
     findings, defects = registry.check_source(source)
     result = FileResult(source.path)
-    if source.mentions_modules():
+    if config.needs_models and source.mentions_modules():
         result = analyse_isolated(FileJob(source.path, source.text, config, measure=measure), tell)
     every = [*findings, *result.findings, *(f for report in result.models for f in report.findings)]
     kept = set(map(id, _heard(every, source, config, reader)))
