@@ -1,0 +1,94 @@
+"""Whether a propagated signal is healthy, layer by layer, and how far from healthy it is.
+
+Forward: the std of a layer's output (and of the part of it that depends on the input) lies within a factor ``BAND`` of 1.
+Backward: the gradient's *energy*, its second moment summed over the elements of a sample, lies within ``BAND`` of its
+geometric mean over the layers. Energy rather than the per-element std, because it is what weights of variance
+gain²/fan_in keep: a layer with twice the units, or a map with four times the positions, spreads the same energy.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from initcheck.init.structure import Structure, WeightUse
+from initcheck.results import LayerRow
+from initcheck.signal.result import Signal
+from initcheck.tracing.trace import Trace
+
+BAND = 3.0
+"""Healthy within [1/3, 3]."""
+PROTECTED_BAND = 30.0
+"""Where a normalisation sets the scale again, before or after the layer."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerHealth:
+    """One judged layer. ``forward``/``gradient``: log of the factor off the healthy value (0: as it should be).
+
+    ``low_is_fine``: a small output harms nothing (the model's output, the last layer of a residual branch).
+    """
+
+    row: LayerRow
+    use: WeightUse
+    forward: float
+    gradient: float | None
+    low_is_fine: bool
+    protected: bool
+
+    @property
+    def excess(self) -> float:
+        """Log of the factor by which the layer is outside its band; 0 or less: inside."""
+        band = math.log(PROTECTED_BAND if self.protected else BAND)
+        forward = max(self.forward, 0.0) if self.low_is_fine else abs(self.forward)
+        worst = forward - band
+        if self.gradient is not None:
+            worst = max(worst, abs(self.gradient) - band)
+        return worst
+
+
+def judge(trace: Trace, structure: Structure, signal: Signal, protected: frozenset[str]) -> list[LayerHealth]:
+    """Every layer with a weight that multiplies its input and a known scale, in order."""
+    uses = structure.by_parameter()
+    by_module: dict[str, WeightUse] = {}
+    for use in uses.values():
+        by_module.setdefault(use.record.module, use)
+    last_of_branch = {branch.last for branch in structure.branches}
+    rows = [(row, by_module[row.name]) for row in signal.layers if row.name in by_module]
+    energies = {row.name: energy(row) for row, _ in rows}
+    logs = [math.log(e) for e in energies.values() if e is not None and 0.0 < e < math.inf]
+    middle = 0.5 * (max(logs) + min(logs)) if logs else 0.0
+    found = []
+    for row, use in rows:
+        if row.forward_std is None:
+            continue
+        scale = max(row.forward_std, 1e-300)
+        if row.sample_std is not None and use.feeds != "norm":
+            scale = max(row.sample_std, 1e-300) if row.sample_std < 0.1 * scale else scale
+        reached = energies[row.name]
+        gradient = None
+        if reached is not None and reached > 0.0:
+            gradient = 0.5 * ((math.log(reached) if reached < math.inf else 1e3) - middle)
+        found.append(
+            LayerHealth(
+                row=row,
+                use=use,
+                forward=math.log(scale) if scale < math.inf else 1e3,
+                gradient=gradient,
+                low_is_fine=use.feeds == "output" or use.parameter in last_of_branch,
+                protected=use.parameter in protected,
+            )
+        )
+    return found
+
+
+def energy(row: LayerRow) -> float | None:
+    """E[g²] summed over the elements of one sample."""
+    if row.grad_std is None or not row.output_shape:
+        return None
+    return row.grad_std**2 * math.prod(row.output_shape[1:])
+
+
+def worst(layers: list[LayerHealth]) -> float:
+    """The largest excess; minus infinity for a model without judged layers."""
+    return max((layer.excess for layer in layers), default=-math.inf)

@@ -1,0 +1,311 @@
+"""The traced graph as an initialiser sees it: weights, what each one feeds, residual branches, the output."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+import torch.fx
+
+from initcheck.init.fans import Fans, effective_fans
+from initcheck.tracing.trace import ParameterRecord, Trace
+
+Role = Literal["activation", "norm", "add", "product", "weight", "output", "attention", "other"]
+
+WEIGHT_OPS = {
+    "linear", "bilinear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d",
+    "convolution", "addmm", "mm", "matmul", "bmm", "baddbmm", "addbmm", "einsum", "grouped_mm", "_grouped_mm",
+}  # fmt: skip
+TRANSPOSED_OPS = {"conv_transpose1d", "conv_transpose2d", "conv_transpose3d"}
+RECURRENT_OPS = {"lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"}
+ATTENTION_OPS = {"scaled_dot_product_attention", "multi_head_attention_forward", "softmax", "_softmax"}
+NORM_OPS = {
+    "batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm", "native_batch_norm", "native_layer_norm",
+    "native_group_norm", "normalize", "local_response_norm", "rsqrt",
+}  # fmt: skip
+ACTIVATION_OPS = {
+    "relu": "relu", "relu6": "relu6", "leaky_relu": "leaky_relu", "prelu": "prelu", "rrelu": "rrelu", "gelu": "gelu",
+    "silu": "silu", "swish": "silu", "mish": "mish", "elu": "elu", "celu": "celu", "selu": "selu",
+    "softplus": "softplus", "softsign": "softsign", "tanh": "tanh", "hardtanh": "hardtanh", "sigmoid": "sigmoid",
+    "hardsigmoid": "hardsigmoid", "hardswish": "hardswish", "logsigmoid": "logsigmoid", "tanhshrink": "tanhshrink",
+    "softshrink": "softshrink", "hardshrink": "hardshrink", "sin": "sin", "threshold": "relu", "clamp_min": "relu",
+    "glu": "glu",
+}  # fmt: skip
+"""Op to the name that ``gain`` knows it by (``glu`` is none: it gates one half with the other)."""
+
+TRANSPARENT_OPS = {
+    "view", "reshape", "flatten", "unflatten", "permute", "transpose", "t", "mT", "T", "swapaxes", "movedim", "squeeze",
+    "unsqueeze", "contiguous", "clone", "detach", "to", "type", "float", "half", "bfloat16", "double", "type_as",
+    "dropout", "alpha_dropout", "feature_dropout", "dropout1d", "dropout2d", "dropout3d", "feature_alpha_dropout",
+    "__getitem__", "getitem", "select", "slice", "narrow", "chunk", "split", "unbind", "index_select", "expand",
+    "repeat", "repeat_interleave", "expand_as", "view_as", "reshape_as", "cat", "concat", "stack", "pad", "roll", "flip",
+    "max_pool1d", "max_pool2d", "max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d",
+    "adaptive_avg_pool2d", "adaptive_avg_pool3d", "adaptive_max_pool1d", "adaptive_max_pool2d", "mean", "interpolate",
+    "upsample", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "identity", "unfold", "fold", "as_strided",
+    "_unsafe_view", "alias", "lift_fresh", "rearrange", "masked_fill", "sum", "amax", "max",
+}  # fmt: skip
+"""Ops that pass a signal on without a nonlinearity or weights of their own."""
+
+
+@dataclass(frozen=True, slots=True)
+class WeightUse:
+    """A weight and the node that multiplies by it.
+
+    ``feeds``: what its output meets first; ``activation``: its name where that is one. ``branch``: the residual
+    branch it is in, None outside. ``gates``: the output is multiplied by another signal (a gate), not added.
+    """
+
+    parameter: str
+    record: ParameterRecord
+    node: torch.fx.Node
+    op: str
+    fans: Fans
+    feeds: Role
+    activation: str = ""
+    order: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """One residual branch: ``stream + f(stream)``. ``parameters``: its weights in order of execution."""
+
+    join: torch.fx.Node
+    parameters: tuple[str, ...]
+    last: str
+    normalised: bool
+    scaled: bool
+    stream: int
+
+
+@dataclass(slots=True)
+class Structure:
+    """All weight uses in order of execution, and the residual branches, in order."""
+
+    uses: list[WeightUse]
+    branches: list[Branch] = field(default_factory=list)
+
+    def by_parameter(self) -> dict[str, WeightUse]:
+        """The first use of each weight."""
+        found: dict[str, WeightUse] = {}
+        for use in self.uses:
+            found.setdefault(use.parameter, use)
+        return found
+
+
+def op_of(node: torch.fx.Node) -> str:
+    """Normalised op name of a call; empty for placeholders, attributes and the output."""
+    return str(node.meta.get("op", "")) if node.op.startswith("call") else ""
+
+
+def parameter_of(node: torch.fx.Node) -> str:
+    """The parameter behind a ``get_attr`` node; empty if it is none."""
+    return str(node.meta.get("parameter", "")) if node.op == "get_attr" else ""
+
+
+def analyse(trace: Trace) -> Structure:
+    """Read the structure off the graph."""
+    order = {node: index for index, node in enumerate(trace.graph.nodes)}
+    uses = [use for node in trace.graph.nodes for use in _uses_at(node, trace, order)]
+    return Structure(uses, _branches(trace, order, uses))
+
+
+def _uses_at(node: torch.fx.Node, trace: Trace, order: dict[torch.fx.Node, int]) -> Iterator[WeightUse]:
+    op = op_of(node)
+    if op not in WEIGHT_OPS and op not in RECURRENT_OPS and op != "multi_head_attention_forward":
+        return
+    for source, flipped in _weights_of(node):
+        name = parameter_of(source)
+        record = trace.parameters.get(name)
+        if record is None or len(record.shape) < 2:
+            continue
+        feeds, activation = _what_follows(node)
+        if op in RECURRENT_OPS:
+            feeds, activation = "other", ""
+        yield WeightUse(name, record, node, op, _fans(node, op, record, flipped), feeds, activation, order[node])
+
+
+def _weights_of(node: torch.fx.Node) -> Iterator[tuple[torch.fx.Node, bool]]:
+    """Parameter nodes that a weight op reads, through views, with whether they arrive transposed."""
+    for source in node.all_input_nodes:
+        flipped, walk = False, source
+        while op_of(walk) in {"t", "transpose", "mT", "T", "permute", "to", "view", "reshape", "contiguous"}:
+            flipped ^= op_of(walk) in {"t", "transpose", "mT", "T"}
+            operands = walk.all_input_nodes
+            if len(operands) != 1:
+                break
+            walk = operands[0]
+        if parameter_of(walk):
+            yield walk, flipped
+
+
+def _fans(node: torch.fx.Node, op: str, record: ParameterRecord, flipped: bool) -> Fans:
+    shape = record.shape
+    if op in RECURRENT_OPS or op in {"multi_head_attention_forward", "bilinear"}:
+        return effective_fans(shape[:2])
+    if op.startswith("conv"):
+        groups, stride = _plain(node, "groups", 6, 1), _plain(node, "stride", 3, 1)
+        if op in TRANSPOSED_OPS:
+            groups = _plain(node, "groups", 6, 1)
+            return effective_fans(shape, transposed=True, groups=groups, stride=_stride(stride, len(shape) - 2))
+        return effective_fans(shape, groups=groups, stride=_stride(stride, len(shape) - 2))
+    if op == "linear":
+        return effective_fans(shape[-2:])
+    if len(shape) > 2:  # stacked matrices (experts), (in, out) as a batched product takes them
+        return effective_fans(shape[-2:], transposed=not flipped)
+    return effective_fans(shape, transposed=not flipped)
+
+
+def _plain(node: torch.fx.Node, name: str, position: int, default: Any) -> Any:
+    value = node.kwargs.get(name, node.args[position] if len(node.args) > position else default)
+    return default if isinstance(value, torch.fx.Node) else value
+
+
+def _stride(value: Any, dims: int) -> tuple[int, ...]:
+    entries = tuple(int(v) for v in value) if isinstance(value, (tuple, list)) else (int(value),)
+    return entries * dims if len(entries) == 1 else entries
+
+
+def _what_follows(node: torch.fx.Node) -> tuple[Role, str]:
+    """The first op on the way from ``node`` that is not transparent; a gate (x·σ(x)) counts as its activation."""
+    seen: set[torch.fx.Node] = set()
+    found: list[tuple[Role, str]] = []
+    queue = list(node.users)
+    while queue:
+        user = queue.pop(0)
+        if user in seen:
+            continue
+        seen.add(user)
+        op = op_of(user)
+        if user.op == "output":
+            found.append(("output", ""))
+        elif op in ACTIVATION_OPS:
+            found.append(("activation", _activation_name(user, op)))
+        elif op in NORM_OPS:
+            found.append(("norm", ""))
+        elif op in ATTENTION_OPS:
+            found.append(("attention", ""))
+        elif op in WEIGHT_OPS or op in RECURRENT_OPS:
+            found.append(("weight", "") if any(parameter_of(n) for n in user.all_input_nodes) else ("attention", ""))
+        elif op in {"add", "sub", "iadd"}:
+            if _adds_constant(user):
+                queue.extend(user.users)
+            else:
+                found.append(("add", ""))
+        elif op in {"mul", "div", "true_divide"}:
+            if _adds_constant(user):
+                queue.extend(user.users)
+            else:
+                found.append(("product", ""))
+        elif op in TRANSPARENT_OPS:
+            queue.extend(user.users)
+        else:
+            found.append(("other", op))
+    for role in ("activation", "norm", "attention", "product", "add", "weight", "other", "output"):
+        for kind, name in found:
+            if kind == role:
+                return kind, name
+    return "output", ""
+
+
+def _activation_name(node: torch.fx.Node, op: str) -> str:
+    name = ACTIVATION_OPS[op]
+    if op == "gelu" and node.kwargs.get("approximate", node.args[1] if len(node.args) > 1 else "none") == "tanh":
+        return "gelu_tanh"
+    return name
+
+
+def _adds_constant(node: torch.fx.Node) -> bool:
+    """Whether an elementwise op has a single operand that carries signal (a bias, a number or a mask is the other)."""
+    return sum(1 for operand in node.all_input_nodes if _carries_signal(operand)) <= 1 and len(node.all_input_nodes) <= 2
+
+
+def _carries_signal(node: torch.fx.Node) -> bool:
+    return node.op not in ("get_attr",) and "value" not in node.meta
+
+
+def _branches(trace: Trace, order: dict[torch.fx.Node, int], uses: list[WeightUse]) -> list[Branch]:
+    """Additions of a stream and a function of it.
+
+    ``join = stream + branch`` where the branch's nearest common ancestor with the stream is the stream itself, or where the
+    stream's side from there on holds at most one weight (a projection shortcut) and the branch's more.
+    """
+    at: dict[torch.fx.Node, list[str]] = {}
+    for use in uses:
+        at.setdefault(use.node, []).append(use.parameter)
+    found: list[Branch] = []
+    streams: dict[torch.fx.Node, int] = {}
+    for node in trace.graph.nodes:
+        if op_of(node) not in {"add", "iadd"}:
+            continue
+        operands = [n for n in node.all_input_nodes if _carries_signal(n)]
+        if len(operands) != 2:
+            continue
+        pair = _split(operands[0], operands[1], at, order)
+        if pair is None:
+            continue
+        inside, origin = pair
+        weights = [p for n in sorted(inside, key=order.__getitem__) for p in at.get(n, ())]
+        if not weights:
+            continue
+        norms = any(op_of(n) in NORM_OPS for n in inside)
+        scaled = any(op_of(n) in {"mul", "div"} and _adds_constant(n) for n in _after_last_weight(inside, at, order))
+        stream = streams.get(origin, len(found))
+        streams[node] = stream
+        found.append(Branch(node, tuple(weights), weights[-1], norms, scaled, stream))
+    return found
+
+
+def _after_last_weight(
+    inside: set[torch.fx.Node], at: dict[torch.fx.Node, list[str]], order: dict[torch.fx.Node, int]
+) -> list[torch.fx.Node]:
+    last = max((order[n] for n in inside if n in at), default=-1)
+    return [n for n in inside if order[n] > last]
+
+
+def _split(
+    one: torch.fx.Node, other: torch.fx.Node, at: dict[torch.fx.Node, list[str]], order: dict[torch.fx.Node, int]
+) -> tuple[set[torch.fx.Node], torch.fx.Node] | None:
+    """(nodes of the branch, where it leaves the stream), or None if this is no residual addition."""
+    first, second = _ancestors(one, order), _ancestors(other, order)
+    common = first & second
+    if not common:
+        return None
+    origin = max(common, key=order.__getitem__)
+    if not _carries_signal(origin) or op_of(origin) in {"", "placeholder"} and origin.op != "placeholder":
+        return None
+    sides = [
+        {n for n in mine - common if order[n] > order[origin] and n.op.startswith("call")} for mine in (first, second)
+    ]
+    weights = [sum(len(at.get(n, ())) for n in side) for side in sides]
+    small, large = (0, 1) if weights[0] <= weights[1] else (1, 0)
+    if weights[large] == 0 or (weights[small] > 1 or weights[small] == weights[large]):
+        return None
+    return sides[large], origin
+
+
+def _ancestors(node: torch.fx.Node, order: dict[torch.fx.Node, int], reach: int = 400) -> set[torch.fx.Node]:
+    """The nodes that ``node`` depends on, itself included, at most ``reach`` positions back in the graph."""
+    floor = order[node] - reach
+    found: set[torch.fx.Node] = set()
+    stack = [node]
+    while stack:
+        current = stack.pop()
+        if current in found or order[current] < floor:
+            continue
+        found.add(current)
+        stack.extend(n for n in current.all_input_nodes if _carries_signal(n))
+    return found
+
+
+def output_weights(structure: Structure) -> set[str]:
+    """Weights whose output is the model's output (through no other weight or nonlinearity)."""
+    return {use.parameter for use in structure.uses if use.feeds == "output"}
+
+
+def geometric(values: Iterable[float]) -> float:
+    """Geometric mean; nan of nothing."""
+    logs = [math.log(v) for v in values]
+    return math.exp(sum(logs) / len(logs)) if logs else math.nan
