@@ -132,7 +132,8 @@ class Session(importlib.abc.MetaPathFinder):
         spec = importlib.machinery.PathFinder.find_spec(fullname, folders[:1])
         if (spec is not None and spec.origin is not None) or is_taken(fullname):
             return spec
-        return importlib.machinery.PathFinder.find_spec(fullname, folders)
+        found = (importlib.machinery.PathFinder.find_spec(fullname, [folder]) for folder in folders)
+        return next((spec for spec in found if spec is not None), None)
 
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:

@@ -177,32 +177,32 @@ class Execution:
     def load(self) -> None:
         """Execute definitions and what they need."""
         every = self.statements
-        roots = {index for index, candidate in enumerate(every) if self._always(candidate)}
+        roots = {index for index, candidate in enumerate(every) if _always(candidate)}
         needed: set[str] = set()
         for index in roots:
             needed |= every[index].uses
             if _holds_modules(every[index].node):
                 needed |= every[index].later
-        self._run(roots | closure(needed, every))
+        wanted = roots | closure(needed, every)
+        self._run(wanted | self._constants(wanted))
+
+    def _constants(self, wanted: set[int]) -> set[int]:
+        """Plain assignments that need nothing but what is executed anyway: any function may read them."""
+        found: set[int] = set()
+        bound = set(dir(builtins)) | {name for index in wanted for name in self.statements[index].binds}
+        for index, candidate in enumerate(self.statements):
+            node = candidate.node
+            if isinstance(node, (ast.Assign, ast.AnnAssign)) and node.value is not None and _is_plain(node.value):
+                if candidate.uses <= bound and candidate.changes <= bound:
+                    found.add(index)
+                    bound |= candidate.binds
+        return found
 
     def ensure(self, names: Iterable[str], *, main: bool = False) -> None:
         """Compute what ``names`` need, as far as it was not done before; with ``main``, of ``__main__`` too."""
         every = [*self.statements, *self.in_main] if main else self.statements
         with self.session.active():
             self._run(closure([n for n in names if n not in self.module.__dict__], every), every)
-
-    def _always(self, candidate: Statement) -> bool:
-        if candidate.is_import or candidate.is_definition:
-            return True
-        node = candidate.node
-        if isinstance(node, (ast.If, ast.Try)):
-            return not candidate.trains and _defines(node)
-        if isinstance(node, (ast.Assign, ast.AnnAssign)):
-            return node.value is not None and _is_plain(node.value)
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
-            text = ast.unparse(node.value.func)
-            return text in _EFFECTS or text.startswith("sys.path.")
-        return False
 
     def _run(self, indices: Iterable[int], every: Sequence[Statement] | None = None) -> None:
         every = self.statements if every is None else every
@@ -332,6 +332,19 @@ def _is_plain(value: ast.expr) -> bool:
     return True
 
 
+def _always(candidate: Statement) -> bool:
+    """Whether a statement is executed whatever needs it."""
+    node = candidate.node
+    if candidate.is_import or candidate.is_definition:
+        return True
+    if isinstance(node, (ast.If, ast.Try)):
+        return not candidate.trains and _defines(node)
+    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+        text = ast.unparse(node.value.func)
+        return text in _EFFECTS or text.startswith("sys.path.")
+    return False
+
+
 def _defines(node: ast.stmt) -> bool:
     """Whether an ``if`` or ``try`` at module level only chooses between imports, definitions and constants."""
     found = False
@@ -346,9 +359,18 @@ def _defines(node: ast.stmt) -> bool:
             elif isinstance(inner, (ast.Assign, ast.AnnAssign)):
                 if inner.value is not None and not _is_plain(inner.value):
                     return False
-            elif not isinstance(inner, (ast.Pass, ast.Raise, ast.Expr)):
+            elif not isinstance(inner, (ast.Pass, ast.Raise)) and not _only_says(inner):
                 return False
     return found
+
+
+def _only_says(node: ast.stmt) -> bool:
+    """A docstring, ``print(...)``, ``warnings.warn(...)``, ``sys.path.append(...)``."""
+    if not isinstance(node, ast.Expr):
+        return False
+    if not isinstance(node.value, ast.Call):
+        return isinstance(node.value, ast.Constant)
+    return ast.unparse(node.value.func).startswith(("print", "warnings.", "logging.", "logger.", "sys.path."))
 
 
 def _holds_modules(node: ast.stmt) -> bool:
