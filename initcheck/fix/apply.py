@@ -42,10 +42,13 @@ def apply_edits(text: str, path: str, edits: Iterable[Edit]) -> str:
         if edit.location.path != path:
             raise EditError(f"it must be made in another file, {edit.location.path}", edit)
     plan = _plan(source, wanted)
+    frame = _Frame.of(source.text)
     try:
-        wrapper = MetadataWrapper(cst.parse_module(source.text), unsafe_skip_copy=True)
+        wrapper = MetadataWrapper(cst.parse_module(frame.body), unsafe_skip_copy=True)
     except cst.ParserSyntaxError as error:
         raise EditError(f"LibCST cannot parse the file: {error.message}") from None
+    if wrapper.module.code != frame.body:
+        raise EditError("LibCST does not reproduce the file byte for byte")
     names = Names(source)
     style = Style(preferred_quote(wrapper.module), names.spell)
     editor = _Editor(
@@ -54,12 +57,39 @@ def apply_edits(text: str, path: str, edits: Iterable[Edit]) -> str:
     module = wrapper.module.visit(editor)
     editor.check_complete()
     module = module.visit(ImportChanger(plan.beside(names), plan.unused(source), plan.renamed()))
-    code = with_statements(module, names.statements).code
+    code = frame.restore(with_statements(module, names.statements).code)
     try:
         SourceFile.parse(path, code)
     except SourceError as error:
         raise EditError(f"the edited file would not parse: {error.message}") from None
     return code
+
+
+_END = "...\n"
+
+
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """What LibCST does not give back as it was: lone carriage returns as line ends, blanks at the end of the file.
+
+    The former become line feeds for a while, the latter are followed by one more statement.
+    """
+
+    body: str
+    carriage_returns: bool
+    final_newline: bool
+
+    @classmethod
+    def of(cls, text: str) -> _Frame:
+        carriage_returns = "\r" in text and "\n" not in text
+        body = text.replace("\r", "\n") if carriage_returns else text
+        final_newline = body.endswith("\n")
+        return cls(body + ("" if final_newline else "\n") + _END, carriage_returns, final_newline)
+
+    def restore(self, code: str) -> str:
+        code = code.removesuffix(_END)
+        code = code if self.final_newline else code.removesuffix("\n").removesuffix("\r")
+        return code.replace("\n", "\r") if self.carriage_returns else code
 
 
 def edited_lines(source: SourceFile, edits: Iterable[Edit]) -> set[int]:

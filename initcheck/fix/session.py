@@ -13,7 +13,7 @@ from initcheck.fix.errors import EditError
 from initcheck.fix.writing import NotWrittenError, write_atomically
 from initcheck.results import FileResult
 from initcheck.source.decoding import decode
-from initcheck.source.file import SourceError, SourceFile
+from initcheck.source.file import SourceFile
 
 MAX_PASSES = 10
 """A fix can uncover a finding that it hid; more rounds than this would be a fix that undoes another."""
@@ -22,6 +22,8 @@ MAX_ANALYSES = 24
 """Each attempt costs one analysis of the file."""
 
 _CANNOT_ANALYSE = ("IC001", "IC002")
+_CIRCLE = "another fix undoes it"
+_TOO_MANY = "the fixes before it took too many attempts; run --fix again"
 _BESIDES = ("IC003", "IC004")  # a comment that a fix made superfluous does not speak against the fix
 
 
@@ -154,13 +156,13 @@ class _Session:
     analyses: int = 0
     original_lines: list[str] = field(default_factory=list)
     reasons: dict[tuple[str, str, str, str], str] = field(default_factory=dict)
-    tried: set[str] = field(default_factory=set)
+    tried: dict[str, str] = field(default_factory=dict)  # text -> why it was not kept
     inserted: set[tuple[object, ...]] = field(default_factory=set)
 
     def run(self) -> None:
         """Try what is pending until nothing is, or nothing more can be had."""
         self.original_lines = SourceFile.parse(self.path, self.text).lines
-        self.tried.add(self.text)
+        self.tried[self.text] = _CIRCLE
         pending = self.wanted
         while pending and self.passes < MAX_PASSES:
             self.passes += 1
@@ -193,8 +195,7 @@ class _Session:
         return FixOutcome(self.text, tuple(sorted(applied, key=lambda f: f.sort_key)), tuple(reasons), self.passes)
 
     def _reason(self, finding: Finding) -> str:
-        default = "the fixes before it took too many attempts; run --fix again"
-        return self.reasons.get(_identity(finding, self.original_lines), default)
+        return self.reasons.get(_identity(finding, self.original_lines), _TOO_MANY)
 
     @staticmethod
     def _all(result: FileResult) -> list[Finding]:
@@ -268,16 +269,13 @@ class _Session:
         except EditError as error:
             return error.reason
         if text in self.tried:
-            return "its edit was tried before and undone"
+            return self.tried[text]
         if self.analyses >= MAX_ANALYSES:
-            return "the fixes before it took too many attempts; run --fix again"
+            return _TOO_MANY
         self.analyses += 1
-        self.tried.add(text)
-        try:
-            after = self.reanalyse(text)
-        except SourceError as error:
-            return f"the edited file could not be read again: {error.message}"
+        after = self.reanalyse(text)
         reason = _objection(groups, self.result, after)
+        self.tried[text] = reason or _CIRCLE
         if not reason:
             self.text, self.result = text, after
             self.inserted.update(_insertion(edit) for edit in edits if isinstance(edit, InsertInit))

@@ -91,10 +91,10 @@ def find_target(source: SourceFile, every: list[Target], edit: RewriteCall) -> T
         EditError: if nothing stands there that can be rewritten, or more than one thing does.
     """
     where = edit.location
-    start = (where.line, where.column)
-    exact = [t for t in every if t.span[:2] == start and (not where.end_line or t.span[2:] == _end(where))]
-    # `m.weight.data.normal_(...)` and `torch.empty(2).normal_()` share their start: only the range tells them apart.
-    candidates = exact or [t for t in every if t.span[:2] == start and where.end_line]
+    has_columns = bool(where.end_line) or where.column > 1
+    starting = [t for t in every if has_columns and t.span[:2] == (where.line, where.column)]
+    # `m.weight.data.normal_(...)` and `torch.empty(2).normal_()` share their start: the end tells them apart.
+    candidates = [t for t in starting if t.span[2:] == _end(where)] or starting
     if len(candidates) != 1:
         candidates = candidates or [t for t in every if _overlaps(t, where)]
         calls = [t for t in candidates if t.kind in (Kind.INIT_CALL, Kind.METHOD_CALL)]

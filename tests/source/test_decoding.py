@@ -100,7 +100,7 @@ def test_warnings_of_the_parser_are_not_shown(tmp_path, recwarn):
 
 def test_missing_files_and_folders_are_os_errors(tmp_path):
     for path in (tmp_path, tmp_path / "none.py"):
-        with pytest.raises(OSError):
+        with pytest.raises(OSError, match=str(path)):
             SourceFile.read(path)
 
 
