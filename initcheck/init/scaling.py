@@ -20,7 +20,8 @@ TRUNCATED_STD = 0.879625661034339
 """Standard deviation of N(0, 1) cut off at ±2."""
 
 
-def _draw(tensor: Tensor, std: float, kind: str, generator: torch.Generator | None) -> Tensor:
+def draw_(tensor: Tensor, std: float, kind: str, generator: torch.Generator | None) -> Tensor:
+    """Zero-mean numbers of that standard deviation, from one of the three families."""
     if kind == "normal":
         return tensor.normal_(0.0, std, generator=generator)
     if kind == "uniform":
@@ -70,7 +71,7 @@ def variance_scaling_(
     if not scale > 0 or math.isinf(scale):
         raise ValueError(f"scale must be positive and finite, got {scale}")
     fans = effective_fans(tensor.shape, transposed=transposed, groups=groups, stride=stride, packed=packed)
-    return _draw(tensor, math.sqrt(scale / fans.by_mode(mode)), distribution, generator)
+    return draw_(tensor, math.sqrt(scale / fans.by_mode(mode)), distribution, generator)
 
 
 def lecun_normal_(tensor: Tensor, *, generator: torch.Generator | None = None, **layout: Any) -> Tensor:

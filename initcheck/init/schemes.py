@@ -56,7 +56,7 @@ def scheme_for(shape: tuple[int, ...], fans: Fans, std: float, activation: str, 
 
 
 def _named(shape: tuple[int, ...], fans: Fans, activation: str, transposed: bool, std: float) -> list[Scheme]:
-    """Candidate calls, the most usual first. torch reads its fans off the shape: its value is used, not the true fan."""
+    """Candidate calls, the most usual first, with the std that torch gives them (it reads its fans off the shape)."""
     taps = math.prod(shape[2:])
     torch_in, torch_out = shape[1] * taps, shape[0] * taps
     found = []

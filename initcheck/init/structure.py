@@ -41,8 +41,8 @@ TRANSPARENT_OPS = {
     "unsqueeze", "contiguous", "clone", "detach", "to", "type", "float", "half", "bfloat16", "double", "type_as",
     "dropout", "alpha_dropout", "feature_dropout", "dropout1d", "dropout2d", "dropout3d", "feature_alpha_dropout",
     "__getitem__", "getitem", "select", "slice", "narrow", "chunk", "split", "unbind", "index_select", "expand",
-    "repeat", "repeat_interleave", "expand_as", "view_as", "reshape_as", "cat", "concat", "stack", "pad", "roll", "flip",
-    "max_pool1d", "max_pool2d", "max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d",
+    "repeat", "repeat_interleave", "expand_as", "view_as", "reshape_as", "cat", "concat", "stack", "pad", "roll",
+    "flip", "max_pool1d", "max_pool2d", "max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d",
     "adaptive_avg_pool2d", "adaptive_avg_pool3d", "adaptive_max_pool1d", "adaptive_max_pool2d", "mean", "interpolate",
     "upsample", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "identity", "unfold", "fold", "as_strided",
     "_unsafe_view", "alias", "lift_fresh", "rearrange", "masked_fill", "sum", "amax", "max",
@@ -219,7 +219,9 @@ def _activation_name(node: torch.fx.Node, op: str) -> str:
 
 def _adds_constant(node: torch.fx.Node) -> bool:
     """Whether an elementwise op has a single operand that carries signal (a bias, a number or a mask is the other)."""
-    return sum(1 for operand in node.all_input_nodes if _carries_signal(operand)) <= 1 and len(node.all_input_nodes) <= 2
+    return (
+        sum(1 for operand in node.all_input_nodes if _carries_signal(operand)) <= 1 and len(node.all_input_nodes) <= 2
+    )
 
 
 def _carries_signal(node: torch.fx.Node) -> bool:
@@ -229,8 +231,8 @@ def _carries_signal(node: torch.fx.Node) -> bool:
 def _branches(trace: Trace, order: dict[torch.fx.Node, int], uses: list[WeightUse]) -> list[Branch]:
     """Additions of a stream and a function of it.
 
-    ``join = stream + branch`` where the branch's nearest common ancestor with the stream is the stream itself, or where the
-    stream's side from there on holds at most one weight (a projection shortcut) and the branch's more.
+    ``join = stream + branch``: seen from the nearest common ancestor of the two operands, the stream's side holds at most
+    one weight (a projection shortcut) and the branch's side more.
     """
     at: dict[torch.fx.Node, list[str]] = {}
     for use in uses:
@@ -274,7 +276,7 @@ def _split(
     if not common:
         return None
     origin = max(common, key=order.__getitem__)
-    if not _carries_signal(origin) or op_of(origin) in {"", "placeholder"} and origin.op != "placeholder":
+    if not _carries_signal(origin):
         return None
     sides = [
         {n for n in mine - common if order[n] > order[origin] and n.op.startswith("call")} for mine in (first, second)

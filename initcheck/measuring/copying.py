@@ -33,7 +33,7 @@ def throwaway_copy(model: nn.Module) -> nn.Module:
                 elif isinstance(tensor, torch.Generator):
                     memo[id(tensor)] = tensor.clone_state()
     gradients = {id(p.grad) for p in model.parameters() if p.grad is not None}
-    memo.update({identity: None for identity in gradients})
+    memo.update(dict.fromkeys(gradients))
     try:
         duplicate = copy.deepcopy(model, memo)
     except Exception as error:

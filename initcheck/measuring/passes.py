@@ -103,7 +103,7 @@ def measure_pass(
             while True:
                 torch.manual_seed(seed)
                 _restore(duplicate, buffers)
-                given = drawn if size == full else with_batch(*drawn, size)
+                given = drawn if size == full else with_batch(drawn[0], drawn[1], size)
                 try:
                     passes.append(_one_pass(duplicate, given, where, generator))
                     break
@@ -185,7 +185,7 @@ class _Hooks:
             elif not self.backward_under_way:
                 return  # a later call of a shared layer
             if layer is not None and tensor.requires_grad and layer.gradient is None:
-                tensor.register_hook(_gradient_hook(layer))
+                tensor.register_hook(_gradient_hook(layer))  # type: ignore[no-untyped-call]
 
         return hook
 
@@ -200,6 +200,8 @@ def _gradient_hook(layer: _Layer) -> Callable[[Tensor], None]:
 
 def is_layer(module: nn.Module) -> bool:
     """Whether a module itself owns a parameter (parametrised ones own theirs under ``parametrizations``)."""
+    if isinstance(module, nn.utils.parametrize.ParametrizationList):
+        return False  # holds the numbers that a layer's weight is computed from; the layer itself has the row
     return any(p is not None for p in module._parameters.values()) or "parametrizations" in module._modules
 
 
@@ -324,7 +326,7 @@ def _row(name: str, layers: list[_Layer]) -> LayerRow:
     weight = _weight_of(layers[0].module)
     return LayerRow(
         name=name,
-        kind=type(layers[0].module).__name__,
+        kind=_kind(layers[0].module),
         forward_std=_root(_mean([layer.variance for layer in layers])),
         forward_mean=_mean([layer.mean for layer in layers]),
         grad_std=_root(_mean([layer.gradient for layer in layers])),
@@ -334,6 +336,11 @@ def _row(name: str, layers: list[_Layer]) -> LayerRow:
         weight_std=float(weight.detach().float().std(correction=0)) if weight is not None else None,
         dead_share=_mean([layer.dead_share for layer in layers]),
     )
+
+
+def _kind(module: nn.Module) -> str:
+    parametrised = nn.utils.parametrize.is_parametrized(module)
+    return (nn.utils.parametrize.type_before_parametrizations(module) if parametrised else type(module)).__name__
 
 
 def _mean(values: list[float | None]) -> float | None:

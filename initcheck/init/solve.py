@@ -1,0 +1,269 @@
+"""Solve for the scales of the weights: standard schemes first, then corrections against the re-propagated signal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch.fx
+
+from initcheck.init.distributions import with_distributions
+from initcheck.init.health import LayerHealth, judge, worst
+from initcheck.init.schemes import Scheme, scheme_for, standard
+from initcheck.init.structure import (
+    NORM_OPS,
+    RECURRENT_OPS,
+    TRANSPARENT_OPS,
+    Branch,
+    Structure,
+    WeightUse,
+    analyse,
+    op_of,
+)
+from initcheck.init.suggest import Suggestion
+from initcheck.signal.propagate import propagate
+from initcheck.signal.result import Signal
+from initcheck.tracing.trace import Distribution, Trace
+
+GOOD = 1.1
+"""A weight within this factor of its standard scale is good as it is."""
+MARGIN = math.log(1.3)
+"""How far inside the band the solution should lie."""
+ROUNDS = 5
+GAIN_STEPS = (-0.35, -0.2, -0.1, -0.05, 0.05, 0.1)
+"""Log factors tried on the gain of all layers that feed one (not homogeneous) activation."""
+HOMOGENEOUS = frozenset({"", "relu", "leaky_relu", "prelu", "rrelu", "identity", "glu"})
+
+
+@dataclass(slots=True)
+class _Solver:
+    trace: Trace
+    structure: Structure
+    uses: dict[str, WeightUse]
+    protected: frozenset[str]
+    chosen: dict[str, float] = field(default_factory=dict)
+    """Parameter to the standard deviation it should have."""
+    reasons: dict[str, str] = field(default_factory=dict)
+
+    def propagated(self) -> Signal:
+        return propagate(with_distributions(self.trace, _normals(self.chosen)))
+
+    def judged(self, signal: Signal) -> list[LayerHealth]:
+        return judge(self.trace, self.structure, signal, self.protected)
+
+
+def _normals(stds: Mapping[str, float]) -> dict[str, Distribution]:
+    return {name: Distribution("normal", 0.0, std) for name, std in stds.items()}
+
+
+def solve(trace: Trace, signal: Signal, *, everything: bool = False) -> list[Suggestion]:
+    """See ``suggest``."""
+    structure = analyse(trace)
+    uses = structure.by_parameter()
+    solver = _Solver(trace, structure, uses, _protected(structure))
+    vectors = _unwritten_vectors(trace)
+    _mend_faulty(solver)
+    judged = solver.judged(solver.propagated() if solver.chosen else signal)
+    if worst(judged) > 0.0:
+        _standardise(solver)
+        _correct(solver)
+    if everything:
+        for name, use in uses.items():
+            if name not in solver.chosen:
+                solver.chosen[name] = _standard(use, structure).std
+                solver.reasons[name] = "standard scale"
+    return [*(_suggestion(solver, name) for name in _in_order(solver)), *vectors]
+
+
+def _in_order(solver: _Solver) -> list[str]:
+    return [name for name in solver.trace.parameters if name in solver.chosen]
+
+
+def _suggestion(solver: _Solver, name: str) -> Suggestion:
+    use, std = solver.uses[name], solver.chosen[name]
+    if std == 0.0:
+        return Suggestion(name, "zeros_", (), 0.0, 0.0, solver.reasons[name])
+    scheme = scheme_for(use.record.shape, use.fans, std, use.activation, _is_transposed(use))
+    return Suggestion(name, scheme.function, scheme.arguments, scheme.std, 0.0, f"{solver.reasons[name]}: {scheme.why}")
+
+
+def _standard(use: WeightUse, structure: Structure) -> Scheme:
+    return standard(use.record.shape, use.fans, use.activation, _is_transposed(use))
+
+
+def _is_transposed(use: WeightUse) -> bool:
+    return use.fans.fan_in != math.prod(use.record.shape[1:]) and use.fans.fan_in == use.record.shape[0]
+
+
+def _protected(structure: Structure) -> frozenset[str]:
+    """Weights whose output is normalised next, or whose input was just normalised."""
+    return frozenset(use.parameter for use in structure.uses if use.feeds == "norm" or _comes_from_norm(use.node))
+
+
+def _comes_from_norm(node: torch.fx.Node) -> bool:
+    """Whether the signal into ``node`` was normalised after the last weight before it."""
+    seen: set[torch.fx.Node] = set()
+    queue = [n for n in node.all_input_nodes if n.op.startswith("call")]
+    while queue:
+        current = queue.pop()
+        if current in seen:
+            continue
+        seen.add(current)
+        op = op_of(current)
+        if op in NORM_OPS:
+            return True
+        if op in TRANSPARENT_OPS or len([n for n in current.all_input_nodes if n.op != "get_attr"]) == 1:
+            queue.extend(n for n in current.all_input_nodes if n.op.startswith("call"))
+    return False
+
+
+def _unwritten_vectors(trace: Trace) -> list[Suggestion]:
+    """Biases and norm weights whose memory was never written."""
+    found = []
+    for record in trace.parameters.values():
+        if record.distribution.kind != "uninitialised" or len(record.shape) >= 2:
+            continue
+        one = record.attribute == "weight" and "norm" in record.module_type.lower()
+        function, mean = ("ones_", 1.0) if one else ("zeros_", 0.0)
+        found.append(Suggestion(record.name, function, (), 0.0, mean, "never written"))
+    return found
+
+
+def _mend_faulty(solver: _Solver) -> None:
+    """Weights that are wrong whatever the signal says: never written, or all units alike where they must differ."""
+    last_of_branch = {branch.last for branch in solver.structure.branches}
+    for name, use in solver.uses.items():
+        distribution, record = use.record.distribution, use.record
+        if distribution.kind == "uninitialised":
+            reason = "never written"
+        elif record.shape[0] > 1 and (distribution.kind == "constant" or record.equal_rows):
+            zero = distribution.kind == "constant" and distribution.mean == 0.0
+            if zero and (use.feeds in ("output", "add", "product", "norm") or name in last_of_branch):
+                continue  # a zero head or a zero last layer of a branch starts as the identity: good practice
+            if use.feeds == "output" and not zero:
+                continue
+            reason = "all units alike: they would stay so"
+        else:
+            continue
+        solver.chosen[name] = _standard(use, solver.structure).std
+        solver.reasons[name] = reason
+
+
+def _standardise(solver: _Solver) -> None:
+    """Standard schemes for the weights that carry the signal and are not already good; residual branches scaled."""
+    unscaled = {branch.last: branch for branch in solver.structure.branches if not branch.normalised}
+    depths = _stream_depths(solver.structure.branches)
+    for name, use in solver.uses.items():
+        record = use.record
+        if not record.requires_grad or use.op in RECURRENT_OPS or name in solver.protected:
+            continue
+        std, reason = _standard(use, solver.structure).std, _why(use)
+        if name in unscaled:
+            if record.distribution.kind == "constant" and record.distribution.mean == 0.0:
+                continue
+            count = depths[unscaled[name].stream]
+            std, reason = (
+                std / math.sqrt(count),
+                f"last layer of one of {count} residual branches, scaled by 1/√{count}",
+            )
+        now = record.distribution
+        if name not in solver.chosen and now.known and abs(now.mean) < 0.1 * now.std and _near(now.std, std):
+            continue
+        solver.chosen[name], solver.reasons[name] = std, reason
+
+
+def _why(use: WeightUse) -> str:
+    return {
+        "activation": f"feeds {use.activation or 'a gate'}",
+        "output": "the output layer",
+    }.get(use.feeds, "feeds no activation")
+
+
+def _near(one: float, other: float) -> bool:
+    return one > 0.0 and other > 0.0 and abs(math.log(one / other)) <= math.log(GOOD)
+
+
+def _stream_depths(branches: list[Branch]) -> dict[int, int]:
+    counts: dict[int, int] = {}
+    for branch in branches:
+        counts[branch.stream] = counts.get(branch.stream, 0) + 1
+    return counts
+
+
+def _correct(solver: _Solver) -> None:
+    """Re-propagate; pull layers outside their band back in; keep the best solution seen."""
+    best, best_score = dict(solver.chosen), math.inf
+    for _ in range(ROUNDS):
+        judged = solver.judged(solver.propagated())
+        score = worst(judged)
+        if score < best_score:
+            best, best_score = dict(solver.chosen), score
+        if score <= -MARGIN or not _rescale(solver, judged):
+            break
+    solver.chosen = best
+    if best_score > -MARGIN:
+        _tune_gains(solver, best_score)
+
+
+def _rescale(solver: _Solver, judged: list[LayerHealth]) -> bool:
+    """One pass of corrections in order of execution; whether anything changed.
+
+    ``shift`` is what earlier corrections do to a layer's input, taken as proportional (exact for ReLU-like nets).
+    """
+    shift: dict[torch.fx.Node, float] = {}
+    changed = False
+    last_of_branch = {branch.last for branch in solver.structure.branches}
+    for layer in judged:
+        use = layer.use
+        before = [shift[n] for n in _weights_before(use.node, shift)]
+        incoming = sum(before) / len(before) if before else 0.0
+        expected = layer.forward + incoming
+        correction = 0.0
+        adjustable = use.parameter not in solver.protected and use.op not in RECURRENT_OPS and use.record.requires_grad
+        if adjustable and use.parameter not in last_of_branch and abs(expected) > 0.5 * MARGIN:
+            correction = 0.0 if layer.low_is_fine and expected < 0.0 else -expected
+        if correction:
+            now = solver.chosen.get(use.parameter, use.record.distribution.std)
+            solver.chosen[use.parameter] = now * math.exp(correction)
+            solver.reasons.setdefault(use.parameter, _why(use))
+            changed = True
+        shift[use.node] = incoming + correction
+    return changed
+
+
+def _weights_before(node: torch.fx.Node, known: Mapping[torch.fx.Node, float]) -> list[torch.fx.Node]:
+    """The nearest judged layers that the node's input comes from."""
+    found: list[torch.fx.Node] = []
+    seen: set[torch.fx.Node] = set()
+    queue = list(node.all_input_nodes)
+    while queue:
+        current = queue.pop()
+        if current in seen:
+            continue
+        seen.add(current)
+        if current in known:
+            found.append(current)
+        elif op_of(current) not in NORM_OPS:
+            queue.extend(current.all_input_nodes)
+    return found
+
+
+def _tune_gains(solver: _Solver, score: float) -> None:
+    """For activations that are not homogeneous a gain trades the forward scale against the gradient's: search it."""
+    groups: dict[str, list[str]] = {}
+    for name in solver.chosen:
+        activation = solver.uses[name].activation
+        if activation not in HOMOGENEOUS and solver.chosen[name] > 0.0:
+            groups.setdefault(activation, []).append(name)
+    for names in groups.values():
+        start = dict(solver.chosen)
+        best = start
+        for step in GAIN_STEPS:
+            solver.chosen = {**start, **{name: start[name] * math.exp(step) for name in names}}
+            tried = worst(solver.judged(solver.propagated()))
+            if tried < score:
+                best, score = solver.chosen, tried
+        solver.chosen = best
+        if score <= -MARGIN:
+            return
