@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from pathspec import GitIgnoreSpec
 
 MODES = ("train", "eval")
-DEVICES = ("cpu", "cuda", "mps")
 FORMATS = ("text", "json", "github", "sarif")
 FAIL_ON = ("error", "warning", "info", "never")
 EVERY_CODE = "IC"

@@ -16,7 +16,6 @@ from typing import Any
 
 from initcheck.catalogue import rule_pages
 from initcheck.config import (
-    DEVICES,
     EVERY_CODE,
     FAIL_ON,
     FORMATS,
@@ -146,6 +145,23 @@ def _one_of(*choices: str) -> Parse:
     return parse
 
 
+def parse_device(text: str) -> str:
+    """``cpu``, ``cuda``, ``cuda:1`` or ``mps``; whether it is there is seen when it is used.
+
+    Raises:
+        ValueError: if it is none of these.
+    """
+    if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", text):
+        raise ValueError(f"expected cpu, cuda, cuda:N or mps; got {text!r}")
+    return text
+
+
+def _device(value: Any, root: Path) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"expected cpu, cuda, cuda:N or mps; got {_kind(value)}")
+    return parse_device(value)
+
+
 def _fail_on(value: Any, root: Path) -> Severity | None:
     return parse_fail_on(_one_of(*FAIL_ON)(value, root))
 
@@ -257,7 +273,7 @@ OPTIONS: Mapping[str, Option] = {
     "mode": Option("mode", _one_of(*MODES)),
     "timeout": Option("timeout", _seconds),
     "jobs": Option("jobs", _count),
-    "device": Option("device", _one_of(*DEVICES)),
+    "device": Option("device", _device),
     "seeds": Option("seeds", _count),
     "safe-fixes-only": Option("safe_fixes_only", _flag),
     "output-format": Option("output_format", _one_of(*FORMATS)),

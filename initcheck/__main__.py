@@ -1,0 +1,7 @@
+"""``python -m initcheck``."""
+
+import sys
+
+from initcheck.cli import main
+
+sys.exit(main())
