@@ -2,7 +2,7 @@
 
 Forward: the std of a layer's output (and of the part of it that depends on the input) lies within a factor ``BAND``
 of 1. Backward: the root of the gradient's *energy* (its second moment summed over the elements of a sample) lies within
-``BAND`` of the middle of its range over the layers. Energy rather than the std per element, because it is what weights of
+``BAND`` of the middle of its range over the layers. Energy, not the std per element, because it is what weights of
 variance gain²/fan_in keep: a layer with twice the units, or a map with four times the positions, spreads the same one.
 """
 

@@ -231,7 +231,7 @@ def _carries_signal(node: torch.fx.Node) -> bool:
 def _branches(trace: Trace, order: dict[torch.fx.Node, int], uses: list[WeightUse]) -> list[Branch]:
     """Additions of a stream and a function of it.
 
-    ``join = stream + branch``: seen from the nearest common ancestor of the two operands, the stream's side holds at most
+    ``join = stream + branch``: seen from the operands' nearest common ancestor, the stream's side holds at most
     one weight (a projection shortcut) and the branch's side more.
     """
     at: dict[torch.fx.Node, list[str]] = {}

@@ -207,11 +207,8 @@ def is_layer(module: nn.Module) -> bool:
 
 def layer_output(output: Any) -> Tensor | None:
     """The tensor that stands for a layer's output (of an LSTM its sequence output); None if there is none."""
-    try:
-        tensor = primary_output(output)
-    except (TypeError, ValueError):
-        return None
-    return tensor if isinstance(tensor, Tensor) and tensor.is_floating_point() else None
+    tensor = primary_output(output)
+    return tensor if tensor is not None and tensor.is_floating_point() else None
 
 
 def _one_pass(
@@ -228,7 +225,7 @@ def _one_pass(
                 f"the forward pass raised in {hooks.running or 'the model itself'}: {type(error).__name__}: {error}"
             ) from error
         target = primary_output(output)
-        if target.requires_grad:
+        if target is not None and target.requires_grad:
             noise = torch.randn(target.shape, generator=generator, dtype=torch.float32)
             hooks.backward_under_way = True
             try:
