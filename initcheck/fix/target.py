@@ -93,8 +93,8 @@ def find_target(source: SourceFile, every: list[Target], edit: RewriteCall) -> T
     where = edit.location
     has_columns = bool(where.end_line) or where.column > 1
     starting = [t for t in every if has_columns and t.span[:2] == (where.line, where.column)]
-    # `m.weight.data.normal_(...)` and `torch.empty(2).normal_()` share their start: the end tells them apart.
-    candidates = [t for t in starting if t.span[2:] == _end(where)] or starting
+    # `torch.empty(2)` and `torch.empty(2).normal_()` share their start: the end, of call or function, tells them apart.
+    candidates = [t for t in starting if _end(where) in (t.span[2:], _function_end(source, t))] or starting
     if len(candidates) != 1:
         candidates = candidates or [t for t in every if _overlaps(t, where)]
         calls = [t for t in candidates if t.kind in (Kind.INIT_CALL, Kind.METHOD_CALL)]
@@ -108,6 +108,10 @@ def find_target(source: SourceFile, every: list[Target], edit: RewriteCall) -> T
 
 def _end(where: Location) -> tuple[int, int]:
     return (where.end_line, where.end_column)
+
+
+def _function_end(source: SourceFile, target: Target) -> tuple[int, int]:
+    return _end(source.location(target.node.func) if isinstance(target.node, ast.Call) else target.location)
 
 
 def _overlaps(target: Target, where: Location) -> bool:

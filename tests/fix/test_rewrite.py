@@ -274,6 +274,12 @@ def test_an_exact_range_tells_nested_calls_apart():
     assert apply_edits(text, "net.py", [edit]) == after
 
 
+def test_the_range_of_the_function_will_do():
+    text = "from torch import nn\nx = nn.init.normal(w).fill_(0)\n"
+    edit = RewriteCall(Location("net.py", 2, 5, 2, 5 + len("nn.init.normal")), "normal_", None)
+    assert apply_edits(text, "net.py", [edit]) == text.replace("normal(", "normal_(")
+
+
 def test_edits_inside_each_other_are_both_made_and_equal_ones_once():
     text = "from torch import nn\nx = nn.init.normal_(nn.init.normal(w))\n"
     inner = RewriteCall(place(text, "nn.init.normal(w"), "normal_", None)
