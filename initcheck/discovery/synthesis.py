@@ -1,0 +1,453 @@
+"""Arguments for a constructor that no one calls here: from annotations, from how they are used, from their names.
+
+Every value made up here is said in ``Candidate.how``. Names are those that the field uses; sizes agree with each other
+(``hidden_size`` is a multiple of ``num_heads``), and are small.
+"""
+
+from __future__ import annotations
+
+import ast
+import collections.abc
+import dataclasses
+import enum
+import inspect
+import re
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from torch import nn
+
+from initcheck.discovery.environments import Space, environment_for, is_environment
+
+UNKNOWN = object()
+"""No value suggests itself."""
+
+_NAMES: tuple[tuple[str, Any], ...] = (
+    # images
+    (r"(img|image|input)_?(size|res|resolution|dim)s?|resolution|crop_size|(input|image)_resolution", 32),
+    (r"(image|img|frame)_?(height|width|h|w)|height|width_px", 32),
+    (r"patch(_?size)?|patch_dim", 4),
+    (r"spacial_dim|spatial_dim|feature_size", 8),
+    (r"(num_|n_|nb_)?(in|input|img|image|colou?r)_?(channels?|chans?|ch|planes_rgb|nc)|channels?_in|nc|in_c|inc", 3),
+    (r"(num_)?channels|chans|n_channels|n_colou?rs", 3),
+    (r"in_?planes|inplanes|in_feat(ure)?s?_maps|in_planes", 16),
+    (r"out_?planes|planes|mid_channels|hidden_channels|c_hidden|n_feats|num_feats?|nf|ngf|ndf", 16),
+    (r"(out|output)_?(channels?|chans?|ch|nc)|channels?_out|out_c|outc", 16),
+    (r"kernel_?size|kernel|ksize|k_size|kernel_width", 3),
+    (r"strides?|dilation|groups|expansion|cardinality|scale_idx", 1),
+    (r"padding|pad", 1),
+    (r"upscale(_factor)?|scale_factor|upscaling|scale|sf", 2),
+    (r"reduction(_ratio)?|ratio|squeeze", 4),
+    (r"growth_?rate|growth", 12),
+    (r"modes\d?", 8),
+    (r"width(_?mult(iplier)?)?_?factor|widen_?factor|width_?mult(iplier)?|alpha|multiplier", 1),
+    # heads and classes
+    (r"(num_?|n_?|nb_?)?(classes|class(es)?_?num|labels?|num_class|class_num|tags?|targets?|categories)|nclass|nlabels|nc_out", 10),
+    (r"(num_?|n_?)(actions?|outputs?)|actions?_(num|size|dim|n)|act_dim|ac_dim|actions?_space_n|dim_action|a_dim|nb_actions", 4),
+    (r"(state|obs|observation|s)_?(size|dim|num|n)|(num_|n_)(states?|inputs?|obs)|ob_dim|nb_states|dim_obs", 8),
+    (r"max_action|action_(bound|limit|scale|range)|log_std_max|act_limit", 1.0),
+    (r"seed|random_state|random_seed", 0),
+    # sequences
+    (r"(n_?|num_?|src_?|tgt_?|trg_?|source_|target_)?(vocab(ulary)?(_?(size|len|dim))?|tokens?|words?|embeddings)|ntokens?|ntoken|nvocab|"
+     r"input_vocab_size|n_?vocab|voc_size|output_vocab|dict_size|num_items|num_users|n_users|n_items|num_entities|num_nodes_types", 1000),
+    (r"(max_?|n_?)?(seq(uence)?_?(len(gth)?)|block_?size|context_?(len(gth)?|size|window)?|n_?ctx|max_?len(gth)?|positions?|max_position_embeddings|"
+     r"max_pos|time_?steps|window(_size)?|bptt|n_positions|num_frames|seqlen|src_len|tgt_len|max_context_length|ctx_len|lookback|seq)", 32),
+    (r"(n_?|num_?)?(attention_?)?heads?|n_?heads?|nhead|num_attention_heads|attn_heads|h", 4),
+    (r"(n_?|num_?)(kv|key_value)_?heads|num_key_value_heads", 4),
+    (r"(n_?|num_?|enc_?|dec_?|encoder_|decoder_)*(layers?|blocks?|depth|hidden_layers|stacks?|cells?|res_?blocks?|stages?|levels?)|depth|nlayers?|n_?layer|"
+     r"num_hidden_layers|n_blocks|repeats?|num_of_layers|n_resblocks|layer_num|L|N", 2),
+    (r"(d_?|dim_?|n_?)?head_?(dim|size)|d_k|d_v|dim_head|d_head|size_per_head", 16),
+    (r"intermediate_size|(d_?)?ff(n|_dim|_size|_hidden|w)?|d_ff|mlp_(dim|size|hidden)|dim_?feed_?forward|feed_?forward_(dim|size)|d_inner|hidden_ff|ffn_dim", 128),
+    (r"mlp_ratio|ff_mult|expansion_factor|expand(_ratio)?|mult", 4),
+    (r"(num_?|n_?)experts", 4),
+    (r"top_?k|num_experts_per_tok|k", 2),
+    (r"rank|lora_r(ank)?|r", 4),
+    (r"lora_alpha", 8),
+    # features
+    (r"(in|input|n_in|feature|feat|num_)_?(features?|feats?|size|dims?|sz|shape_flat|units)|input|n_?in|in_dim|idim|indim|inp(ut)?(_dim|_size|s)?|"
+     r"nfeat|d_?in|dim_in|nin|fan_in|n_?inputs?|num_inputs|in_features|input_features|n_features|x_dim|data_dim|num_node_features|num_in_features|ni|ninp|inp_dim|features_dim", 64),
+    (r"(out|output|n_out)_?(features?|feats?|size|dims?|sz)?|n_?out|odim|outdim|d_?out|dim_out|nout|fan_out|n_?outputs?|y_dim|out_features|num_outputs|num_out_features|no", 10),
+    (r"(latent|z|code|noise|bottleneck|embedding_z)_?(dims?|size|features|channels|sz)?|nz|latent|z_dim|n_latent|zdim|nlatent|dim_z", 16),
+    (r"(n_?|num_?|d_?|dim_?|size_?)?(hid(den)?s?|h)(_?(size|dims?|features|units|channels|state|sz|nodes|neurons))?|nhid|n_?hidden|rnn_size|lstm_size|hsize|"
+     r"num_hidden|units|neurons|fc_?(units|dim|size)|fc\d_units|width|mlp_width|filters|ch|dim|dims|d|size|features|emb|hdim|channel|n_units|c|C|cell_size|state_dim_h|num_filters|base|base_channels", 64),
+    (r"(n_?|num_?|d_?|dim_?)?(emb(ed(ding)?s?)?|model|e)(_?(size|dims?|features|channels|sz|d))?|n_?embd?|d_?model|emsize|embed_dim|emb_dim|nembd|encoder_dim|decoder_dim|"
+     r"enc_dim|dec_dim|query_dim|key_dim|value_dim|context_dim|attn_dim|attention_dim|proj(ection)?_dim|c_model|width_model|transformer_width|cond_dim|time_dim|hidden_d", 64),
+    # rates, switches, numbers
+    (r".*(drop|dropout|drop_?rate|drop_?path).*|p|p_dropout|pdrop", 0.1),
+    (r"(negative_)?slope|leak(iness)?", 0.2),
+    (r"eps(ilon)?|layer_norm_eps(ilon)?|norm_eps|rms_norm_eps|bn_eps", 1e-5),
+    (r"momentum|bn_momentum", 0.1),
+    (r"temperature|tau|temp|beta|gamma|lambd|lam|res_scale|init_(std|scale)|std|sigma|scaling|gain", 1.0),
+    (r"initializer_range|init_range", 0.02),
+    (r"rope_theta|theta|base_freq", 10000.0),
+    (r"(first_)?omega(_0|0)?|w0|hidden_omega_0|first_omega_0", 30.0),
+    (r"(use_?|is_?|with_?|has_?|do_?|add_?|enable_?)\w+|bias|qkv_bias|batch_first|batch_?norm|bn|residual|shortcut|learnable|verbose|inplace|affine|tie_\w+|tied|bidirectional|"
+     r"causal|pretrained|return_\w+|output_\w+|norm_first|init_weights|gradient_checkpointing|flash", False),
+    (r"batch(_?size)?|bs|bsz|n_batch", 8),
+    (r"lr|learning_rate|weight_decay|wd", 1e-3),
+    (r"device|map_location", "cpu"),
+    (r"dtype|precision", None),
+    (r"padding_idx|pad_(idx|token_id|id|token)|pad_idx|src_pad_idx|trg_pad_idx|ignore_index|unk_idx|bos_token_id|eos_token_id|sos_idx", 0),
+    (r"n_?gpus?|ngpu|gpu_ids?|world_size", 1),
+    (r"activation(_fn|_function|_type)?|act(_fn|_type|_func)?|nonlinearity|hidden_act", "relu"),
+    (r"norm(_type|alization)?", "batch"),
+    (r"rnn_type|cell_type|cell|rnn", "LSTM"),
+    (r"mode|type|model_type|name|arch|backbone_name|padding_mode", UNKNOWN),
+    (r"n|m|num", 2),
+)
+_TABLE = [(re.compile(pattern), value) for pattern, value in _NAMES]
+
+_MODULE_NAMES = re.compile(
+    r"(base_?)?(model|module|net(work)?|layer|fn|func|block|backbone|encoder|decoder|head|body|trunk|attn|attention|mlp|"
+    r"generator|discriminator|actor|critic|q_?net(work)?|policy|student|teacher|core|stem|embedder|feature_extractor)"
+)
+_SETTINGS_NAMES = re.compile(r"(model_|net_)?(config|cfg|conf|args?|opts?|options?|hparams?|params?|settings|kwargs|hps?|flags|argv|hyper_?params?)")
+
+
+def by_name(name: str) -> Any:
+    """The value that the field's conventions give a parameter of that name; UNKNOWN if they give none."""
+    lowered = name.lstrip("_")
+    for candidate in (lowered, lowered.lower()):
+        for pattern, value in _TABLE:
+            if pattern.fullmatch(candidate):
+                return value
+    if is_environment(name.lower()):
+        return environment_for("")
+    return UNKNOWN
+
+
+class Settings(dict[str, Any]):
+    """A configuration nobody wrote: each key or attribute that is asked for gets the value its name suggests."""
+
+    def __init__(self, asked: Mapping[str, Any] | None = None) -> None:
+        super().__init__(asked or {})
+
+    def _make(self, key: str) -> Any:
+        value = by_name(key) if isinstance(key, str) else UNKNOWN
+        if value is UNKNOWN:
+            value = guess_shape(key)
+        if value is UNKNOWN:
+            raise KeyError(key)
+        self[key] = value
+        return value
+
+    def __missing__(self, key: str) -> Any:
+        return self._make(key)
+
+    def __getattr__(self, key: str) -> Any:
+        if key.startswith("__"):
+            raise AttributeError(key)
+        try:
+            return self[key]
+        except KeyError:
+            raise AttributeError(f"this configuration, made up by initcheck, has no value for {key!r}") from None
+
+    def __setattr__(self, key: str, value: Any) -> None:
+        self[key] = value
+
+    def pop(self, key: str, *default: Any) -> Any:
+        """As of a dict; a key without a default gets a value."""
+        if key not in self and not default:
+            return self._make(key)
+        return super().pop(key, *default)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Settings:
+        return Settings(self)
+
+
+def guess_shape(name: object) -> Any:
+    """Lists and shapes by their names: ``units``, ``hidden_sizes``, ``input_shape``."""
+    text = str(name).lower()
+    if re.search(r"(image|img)_?shape", text):
+        return (3, 32, 32)
+    if re.search(r"(obs|input|state|observation)s?_?(shape|dims)", text):
+        return (8,)
+    if text.endswith("_space") or text == "space":
+        return Space((), 4) if "action" in text else Space((8,))
+    if re.search(r"(units|sizes|dims|widths|filters|channels|layers|features|hiddens|planes)(_list)?$", text):
+        return [64, 64]
+    return UNKNOWN
+
+
+@dataclasses.dataclass
+class Parameter:
+    """One parameter of a constructor: its name, annotation, and how the constructor uses it."""
+
+    name: str
+    annotation: Any
+    usage: Usage
+    required: bool = True
+
+
+@dataclasses.dataclass
+class Usage:
+    """What a constructor does with one of its parameters."""
+
+    compared: list[Any] = dataclasses.field(default_factory=list)
+    called: bool = False
+    length: int = 0
+    iterated: bool = False
+    attributes: list[str] = dataclasses.field(default_factory=list)
+    keys: list[str] = dataclasses.field(default_factory=list)
+    passed_as: list[str] = dataclasses.field(default_factory=list)
+    is_module: bool = False
+    is_flag: bool = False
+
+
+def usages(node: ast.ClassDef | ast.FunctionDef | None) -> dict[str, Usage]:
+    """How each parameter is used, by name; empty if there is no source."""
+    function = node
+    if isinstance(node, ast.ClassDef):
+        function = next((f for f in node.body if isinstance(f, ast.FunctionDef) and f.name == "__init__"), None)
+    if not isinstance(function, ast.FunctionDef):
+        return {}
+    every = [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]
+    found = {argument.arg: Usage() for argument in every}
+    alias = {name: name for name in found}
+    for inner in ast.walk(function):
+        if isinstance(inner, ast.Assign) and isinstance(inner.value, ast.Name) and inner.value.id in found:
+            alias.update({ast.unparse(target): inner.value.id for target in inner.targets})
+    for inner in ast.walk(function):
+        _note(inner, found, alias)
+    if isinstance(node, ast.ClassDef):
+        for inner in ast.walk(node):
+            if isinstance(inner, ast.Call) and isinstance(inner.func, ast.Attribute):
+                name = alias.get(ast.unparse(inner.func))
+                if name is not None and name in found:
+                    found[name].is_module = True
+    return found
+
+
+def _note(node: ast.AST, found: dict[str, Usage], alias: Mapping[str, str]) -> None:
+    def use(expression: ast.AST | None) -> Usage | None:
+        name = alias.get(ast.unparse(expression)) if isinstance(expression, (ast.Name, ast.Attribute)) else None
+        return found.get(name) if name is not None else None
+
+    if isinstance(node, ast.Compare) and (usage := use(node.left)) is not None:
+        for value in node.comparators:
+            items = value.elts if isinstance(value, (ast.Tuple, ast.List, ast.Set)) else [value]
+            usage.compared += [i.value for i in items if isinstance(i, ast.Constant) and i.value is not None]
+    elif isinstance(node, ast.Call):
+        if isinstance(node.func, ast.Name) and (usage := use(node.func)) is not None:
+            usage.called = True
+        _note_call(node, use)
+    elif isinstance(node, ast.Subscript) and (usage := use(node.value)) is not None:
+        if isinstance(node.slice, ast.Constant) and isinstance(node.slice.value, str):
+            usage.keys.append(node.slice.value)
+        elif isinstance(node.slice, ast.Constant) and isinstance(node.slice.value, int):
+            usage.length = max(usage.length, node.slice.value + 1)
+        else:
+            usage.iterated = True
+    elif isinstance(node, (ast.For, ast.comprehension)):
+        for part in ast.walk(node.iter):
+            in_range = isinstance(node.iter, ast.Call) and ast.unparse(node.iter.func) == "range"
+            if not in_range and (usage := use(part)) is not None:
+                usage.iterated = True
+    elif isinstance(node, ast.Starred) and (usage := use(node.value)) is not None:
+        usage.iterated = True
+    elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Tuple):
+        if (usage := use(node.value)) is not None:
+            usage.length = len(node.targets[0].elts)
+    elif isinstance(node, ast.Attribute) and (usage := use(node.value)) is not None:
+        usage.attributes.append(node.attr)
+    elif isinstance(node, (ast.If, ast.IfExp)) and (usage := use(node.test)) is not None:
+        usage.is_flag = True
+
+
+def _note_call(node: ast.Call, use: Callable[[ast.AST | None], Usage | None]) -> None:
+    name = ast.unparse(node.func)
+    for position, argument in enumerate(node.args):
+        if (usage := use(argument)) is not None:
+            if name in ("len", "enumerate", "zip", "list", "tuple", "sum", "reversed", "np.prod", "math.prod"):
+                usage.iterated = True
+            else:
+                usage.passed_as.append(f"{name}:{position}")
+    for keyword in node.keywords:
+        if keyword.arg and (usage := use(keyword.value)) is not None:
+            usage.passed_as.append(f"{name}:{keyword.arg}")
+
+
+def parameters(target: Any, node: ast.ClassDef | ast.FunctionDef | None) -> list[Parameter]:
+    """The parameters that a call of ``target`` must or may give."""
+    try:
+        signature = inspect.signature(target)
+    except (TypeError, ValueError):
+        return []
+    try:
+        hints = typing.get_type_hints(target.__init__ if isinstance(target, type) else target)
+    except Exception:  # annotations may name anything
+        hints = {}
+    used = usages(node)
+    found = []
+    for name, parameter in signature.parameters.items():
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            continue
+        annotation = hints.get(name, parameter.annotation)
+        annotation = UNKNOWN if annotation is parameter.empty or isinstance(annotation, str) else annotation
+        found.append(Parameter(name, annotation, used.get(name, Usage()), parameter.default is parameter.empty))
+    return found
+
+
+def value_for(parameter: Parameter, context: Context) -> Any:
+    """The value for one parameter; UNKNOWN if nothing suggests one."""
+    for way in (_from_environment, _from_annotation, _from_usage, _from_context):
+        value = way(parameter, context)
+        if value is not UNKNOWN:
+            return value
+    return UNKNOWN
+
+
+@dataclasses.dataclass
+class Context:
+    """What a file offers as arguments: its block classes and configuration classes, and the code of the class to build."""
+
+    namespace: Mapping[str, Any]
+    blocks: tuple[type, ...] = ()
+    code: str = ""
+
+
+def _from_environment(parameter: Parameter, context: Context) -> Any:
+    if is_environment(parameter.name.lower()):
+        return environment_for(context.code)
+    return UNKNOWN
+
+
+def _from_annotation(parameter: Parameter, context: Context) -> Any:
+    return of_type(parameter.annotation, parameter.name, context)
+
+
+_PLAIN: dict[Any, Any] = {int: 16, float: 0.1, bool: False, str: UNKNOWN}
+
+
+def of_type(annotation: Any, name: str, context: Context) -> Any:
+    """A value of an annotated type."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if annotation in (UNKNOWN, Any, None):
+        return UNKNOWN
+    if origin in (typing.Union, types.UnionType):
+        inner = [argument for argument in arguments if argument is not type(None)]
+        return of_type(inner[0], name, context) if inner else None
+    if origin is typing.Literal:
+        return arguments[0]
+    if annotation in _PLAIN:
+        named = by_name(name)
+        if annotation is int and isinstance(named, (int, float)) and not isinstance(named, bool):
+            return int(named)
+        if annotation is float and isinstance(named, (int, float)):
+            return float(named)
+        return _PLAIN[annotation] if annotation in (int, float, bool) else named if isinstance(named, str) else UNKNOWN
+    if origin in (list, tuple, collections.abc.Sequence, collections.abc.Iterable):
+        shaped = guess_shape(name)
+        if shaped is not UNKNOWN:
+            return list(shaped) if origin is list else tuple(shaped)
+        if origin is tuple and arguments and Ellipsis not in arguments:
+            return tuple(of_type(argument, name, context) for argument in arguments)
+        if not arguments:
+            return UNKNOWN
+        item = of_type(arguments[0], name, context)
+        return UNKNOWN if item is UNKNOWN else [item] * 2 if origin is list else (item,) * 2
+    if origin is type or annotation is type:
+        return context.blocks[0] if context.blocks else UNKNOWN
+    if isinstance(annotation, type):
+        return _instance(annotation, context)
+    return UNKNOWN
+
+
+def _instance(cls: type, context: Context) -> Any:
+    if issubclass(cls, enum.Enum):
+        return next(iter(cls))
+    if issubclass(cls, nn.Module):
+        return nn.Linear(64, 64) if cls is nn.Module else build_settings(cls, context)
+    return build_settings(cls, context)
+
+
+def build_settings(cls: type, context: Context) -> Any:
+    """An instance of a configuration class: its defaults, and made-up values for fields without one."""
+    try:
+        needed = [p for p in parameters(cls, None) if p.required]
+        values = {p.name: value_for(p, context) for p in needed}
+        if UNKNOWN in values.values():
+            return UNKNOWN
+        return cls(**values)
+    except Exception:  # any class may refuse
+        return UNKNOWN
+
+
+def _from_usage(parameter: Parameter, context: Context) -> Any:
+    usage, name = parameter.usage, parameter.name
+    texts = [value for value in usage.compared if isinstance(value, str)]
+    if texts:
+        return texts[0]
+    if usage.called and not usage.is_module:
+        if re.search(r"norm", name):
+            return nn.LayerNorm if re.search("LayerNorm|Attention|attn", context.code) else nn.BatchNorm2d
+        if re.search(r"act|nonlin", name):
+            return nn.ReLU
+        return context.blocks[0] if context.blocks else nn.Identity
+    if _SETTINGS_NAMES.fullmatch(name.lower()) and (usage.attributes or usage.keys or not usage.passed_as):
+        return settings_class(context) or Settings()
+    if set(usage.attributes) & {"n", "shape", "low", "high", "nvec"}:
+        shaped = guess_shape(name)
+        return shaped if isinstance(shaped, Space) else Space((), 4) if "n" in usage.attributes else Space((8,))
+    if usage.attributes and any(by_name(a) is not UNKNOWN for a in usage.attributes) and by_name(name) is UNKNOWN:
+        return Settings()
+    if usage.is_module or (_MODULE_NAMES.fullmatch(name.lower()) and not usage.passed_as):
+        return nn.Linear(64, 64)
+    if usage.iterated or usage.length:
+        shaped = guess_shape(name)
+        if shaped is not UNKNOWN and not usage.length > len(shaped):
+            return shaped
+        item = by_name(name.rstrip("s"))
+        item = item if isinstance(item, int) and not isinstance(item, bool) else 16
+        return [item if re.search("layer|block|num|depth", name) is None else 2] * (usage.length or 4 if "layer" in name else usage.length or 2)
+    return UNKNOWN
+
+
+def settings_class(context: Context) -> Any:
+    """The file's one configuration class with defaults, as an instance; None if there is none."""
+    for name, value in context.namespace.items():
+        if isinstance(value, type) and re.search(r"(config|args|hparams|params|settings)$", name, re.IGNORECASE):
+            if issubclass(value, nn.Module):
+                continue
+            made = build_settings(value, context)
+            if made is not UNKNOWN:
+                return made
+    return None
+
+
+_POSITIONS: dict[str, Any] = {
+    "nn.Linear:0": 64, "nn.Linear:1": 10, "nn.Conv2d:0": 3, "nn.Conv2d:1": 16, "nn.Conv1d:0": 3, "nn.Conv1d:1": 16,
+    "nn.Dropout:0": 0.1, "nn.Embedding:0": 1000, "nn.Embedding:1": 64, "nn.LayerNorm:0": 64, "nn.BatchNorm2d:0": 16,
+    "nn.Conv2d:2": 3, "nn.Conv2d:kernel_size": 3,
+}  # fmt: skip
+
+
+def _from_context(parameter: Parameter, context: Context) -> Any:
+    named = by_name(parameter.name)
+    if named is not UNKNOWN:
+        return named
+    for place in parameter.usage.passed_as:
+        if place in _POSITIONS:
+            return _POSITIONS[place]
+        keyword = place.rpartition(":")[2]
+        if not keyword.isdigit() and by_name(keyword) is not UNKNOWN:
+            return by_name(keyword)
+    if parameter.usage.is_flag:
+        return False
+    if parameter.usage.passed_as or parameter.usage.compared:
+        return 16
+    return guess_shape(parameter.name)
+
+
+def arguments_for(target: Any, node: ast.ClassDef | ast.FunctionDef | None, context: Context) -> Iterator[dict[str, Any]]:
+    """Keyword arguments to try, best first: only what is required, then with other sizes for what is unknown."""
+    needed = [p for p in parameters(target, node) if p.required]
+    base = {p.name: value_for(p, context) for p in needed}
+    unknown = [name for name, value in base.items() if value is UNKNOWN]
+    if not unknown:
+        yield dict(base)
+    for fallback in (16, [16, 16], Settings(), None, True, nn.Linear(64, 64)):
+        if unknown:
+            yield {**base, **dict.fromkeys(unknown, fallback)}
