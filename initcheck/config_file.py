@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from initcheck.catalogue import rule_pages
+from initcheck.catalogue import near_rules, rule_pages
 from initcheck.config import (
     EVERY_CODE,
     FAIL_ON,
@@ -50,7 +50,7 @@ def parse_codes(values: Iterable[str]) -> tuple[str, ...]:
         if not re.fullmatch(r"IC\d{0,3}", prefix) or (
             prefix != EVERY_CODE and not any(code.startswith(prefix) for code in pages)
         ):
-            raise ValueError(f"unknown code {text!r}{near(text, [*pages, *by_name])}; 'initcheck rules' lists them all")
+            raise ValueError(f"unknown code {text!r}{near_rules(text)}; 'initcheck rules' lists them all")
         prefixes.append(prefix)
     return tuple(prefixes)
 

@@ -6,8 +6,7 @@ import io
 import json
 from collections.abc import Callable, Iterable, Mapping
 
-from initcheck.catalogue import RulePage, rule_pages
-from initcheck.config import near
+from initcheck.catalogue import RulePage, near_rules, rule_pages
 
 
 def find_page(text: str) -> RulePage:
@@ -21,9 +20,7 @@ def find_page(text: str) -> RulePage:
     wanted = text.strip()
     page = pages.get(wanted.upper()) or by_name.get(wanted.lower().replace("_", "-"))
     if page is None:
-        group = [code for code in pages if wanted and code.startswith(wanted.upper())]
-        hint = f": {', '.join(group)} begin so" if group else near(wanted, [*pages, *by_name])
-        raise LookupError(f"there is no rule {text!r}{hint}; 'initcheck rules' lists them all")
+        raise LookupError(f"there is no rule {text!r}{near_rules(wanted)}; 'initcheck rules' lists them all")
     return page
 
 

@@ -12,6 +12,7 @@ from initcheck.findings import Location
 _TAB = "    "
 _NARROWEST = 40
 _GUTTER = " | "
+_CONTEXT = 12  # characters shown before a range where the line is cut
 
 
 def printable(text: str) -> str:
@@ -49,17 +50,22 @@ def excerpt(location: Location, sources: Mapping[str, str], width: int, style: s
 
 
 def _cut(text: str, start: int, length: int, room: int) -> tuple[str, int, int]:
-    """(a window of ``text`` of ``room`` cells around the range, the range's offset in it, its length), all in cells."""
-    indent = len(text) - len(text.lstrip())
-    first = 0 if start + length <= room - 1 else max(0, min(start, len(text) - room + 1))
-    if first <= indent:
-        first = 0
-    head = "…" if first else ""
-    window = head + text[first + len(head) :]
-    while cell_len(window) > room:
-        window = window[: room - 2] + "…" if len(window) >= room else window[:-2] + "…"
-    offset = cell_len(window[: start - first])
-    return window, offset, max(1, min(cell_len(text[start : start + length]), cell_len(window) - offset))
+    """A window of ``text`` of at most ``room`` cells that shows the range's beginning.
+
+    ``start`` and ``length`` count characters. Returns the window, and the range's offset and length in it, in cells.
+    """
+    first = 0 if start + length < room else max(0, start - _CONTEXT)
+    if not text[:first].strip():
+        first = 0  # only indentation would go
+    window = ("…" if first else "") + text[first:]
+    start += (1 if first else 0) - first
+    marked = window[start : start + length]
+    if cell_len(window) > room:
+        while cell_len(window) > room - 1:
+            window = window[:-1]
+        window += "…"
+    offset = cell_len(window[:start])
+    return window, offset, max(1, min(cell_len(marked), cell_len(window) - offset))
 
 
 def wrapped(text: str, width: int, indent: int = 0) -> list[str]:

@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterable
 
 
-def number(value: float | None) -> str:
-    """Three significant digits; unknown is ``?``."""
-    return "?" if value is None or math.isnan(value) else f"{value:.3g}"
+def number(value: float | None, missing: str = "?") -> str:
+    """Three significant digits; ``missing`` for what is not known."""
+    return missing if value is None or math.isnan(value) else f"{value:.3g}"
 
 
 def share(value: float | None) -> str:
@@ -26,10 +26,13 @@ def plural(count: int, noun: str) -> str:
 
 def scale_range(what: str, values: Iterable[tuple[float | None, str]]) -> str:
     """``what 0.1 (fc1) to 2 (fc3)`` over the known values; says so where none is known."""
-    known = [(value, name) for value, name in values if value is not None and not math.isnan(value)]
+    every = list(values)
+    known = [(value, name) for value, name in every if value is not None and not math.isnan(value)]
     if not known:
         return f"{what} unknown"
-    (low, low_name), (high, high_name) = min(known), max(known, key=lambda item: item[0])
+    missing = f", {len(every) - len(known)} of {len(every)} unknown" if len(known) < len(every) else ""
+    low, low_name = min(known, key=lambda item: item[0])
+    high, high_name = max(known, key=lambda item: item[0])
     if number(low) == number(high):
-        return f"{what} {number(low)}" + (" (all layers)" if len(known) > 1 else f" ({low_name})")
-    return f"{what} {number(low)} ({low_name}) to {number(high)} ({high_name})"
+        return f"{what} {number(low)}{missing}"
+    return f"{what} {number(low)} ({low_name}) to {number(high)} ({high_name}){missing}"

@@ -30,6 +30,9 @@ _GRADIENT_AFTER: tuple[_Column, ...] = (
 )
 
 
+_MISSING = {"predicted": "?", "measured": "-"}  # not known; not reached by the pass
+
+
 def measured_tables(report: Report, width: int) -> list[Text]:
     """One table, or, where it would not fit the terminal, one for each direction.
 
@@ -66,7 +69,7 @@ def _title(model: str, measured: Measurement) -> Text:
 def _table(rows: Sequence[MeasuredRow], columns: Sequence[_Column]) -> list[Text]:
     """Names to the left, numbers to the right, two header lines: what, and how it was had."""
     heads = ["layer", "kind", *(head for _, head, _ in columns)]
-    cells = [[row.name, row.kind, *(number(get(row)) for _, _, get in columns)] for row in rows]
+    cells = [[row.name, row.kind, *(number(get(row), _MISSING[head]) for _, head, get in columns)] for row in rows]
     widths = [max(map(cell_len, column)) for column in zip(heads, *cells, strict=True)]
     groups = ""
     for index, (group, _, _) in enumerate(columns, start=2):

@@ -132,9 +132,14 @@ def _model(report: Report, path: str, config: Config) -> Text:
     wanted = [finding for finding in report.findings if config.shows(finding.severity)]
     worst = max((finding.severity for finding in wanted), default=None)
     verdict = "ok" if worst is None else _counted(Counter(finding.severity for finding in wanted))
-    built = f" built by {report.built_by}" if report.built_by else ""
-    fed = f" on {report.inputs}" if report.inputs else ""
+    built = " ".join(
+        [
+            *([f"built by {report.built_by}"] if report.built_by else []),
+            *([f"on {report.inputs}"] if report.inputs else []),
+        ]
+    )
     facts = [
+        *([built] if built else []),
         f"{plural(len(report.layers), 'layer')}, {share(report.coverage)} of the graph known ({report.rung})",
         scale_range("forward std", [(row.forward_std, row.name) for row in report.layers]),
         scale_range("gradient std", [(row.grad_std, row.name) for row in report.layers]),
@@ -144,9 +149,9 @@ def _model(report: Report, path: str, config: Config) -> Text:
         (where, "bold"),
         ": ",
         (report.model, "bold"),
-        " ",
+        ": ",
         (verdict, "green" if worst is None else _STYLES[worst]),
-        printable(f":{built}{fed}; " + "; ".join(fact for fact in facts if fact)).replace("\n", " "),
+        printable("; ".join(["", *facts])).replace("\n", " "),
     )
     return line
 
