@@ -1,0 +1,134 @@
+"""The gradient of one tensor: a sum of independent terms, each a kernel times a slope on the value's grid.
+
+A term is delta * w(u): delta comes from random weights downstream and is independent of u; w is the derivative of the
+elementwise expression between u's source and the place where delta arrived. Keeping w explicit makes branches of one
+expression (x * sigmoid(x)) add up coherently, and lets batch norm see E[g x] (its backward removes what lies along x).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from initcheck.signal.grid import Spectrum
+from initcheck.signal.kernel import Kernel
+from initcheck.signal.result import GradientKernel
+from initcheck.signal.value import Source, Value
+
+_identities = itertools.count(1)
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """delta (its kernel) times ``slope`` (None: 1) on the grid of ``source``."""
+
+    kernel: Kernel
+    slope: torch.Tensor | None = None
+    source: Source | None = None
+    identity: int = field(default_factory=lambda: next(_identities))
+
+    def effective(self) -> Kernel:
+        """E[g g'] = K_delta times the kernel of the slope, for every class of pairs."""
+        return self.weighted(None)
+
+    def weighted(self, by: torch.Tensor | None) -> Kernel:
+        """E[g f(u) g' f(u')], where ``by`` holds f on the source's grid."""
+        if self.source is None:
+            return self.kernel
+        if self.slope is None:
+            if by is None:
+                return self.kernel
+            values = by
+        else:
+            values = self.slope if by is None else self.slope * by
+        spectrum = Spectrum.of(values.detach().to(torch.float64).numpy(), self.source.at)
+        return self.kernel * spectrum.kernel(self.source.correlation)
+
+
+@dataclass(slots=True)
+class Gradient:
+    """All terms that reached a tensor. ``parts``: for a concatenation of unlike parts, the gradient of each."""
+
+    terms: dict[tuple[int, int], Term] = field(default_factory=dict)
+    parts: tuple[Gradient, ...] = ()
+
+    @classmethod
+    def of(cls, *terms: Term) -> Gradient:
+        """The gradient with these terms."""
+        gradient = cls()
+        for term in terms:
+            gradient.add(term)
+        return gradient
+
+    @classmethod
+    def fresh(cls, kernel: Kernel) -> Gradient:
+        """One new term, independent of all others and of the value."""
+        return cls.of(Term(kernel))
+
+    def add(self, term: Term) -> None:
+        """Add a term; slopes of the same delta on the same source add up."""
+        source = 0 if term.source is None else term.source.identity
+        key = (term.identity, source)
+        if key not in self.terms:
+            self.terms[key] = term
+            return
+        old = self.terms[key]
+        if old.source is None:
+            self.terms[key] = replace(old, kernel=old.kernel * 4.0)  # delta + delta
+            return
+        ones = torch.ones_like(old.source.u)
+        slope = (ones if old.slope is None else old.slope) + (ones if term.slope is None else term.slope)
+        self.terms[key] = replace(old, slope=slope)
+
+    def merge(self, other: Gradient) -> None:
+        """Add all terms of ``other``."""
+        for term in other.terms.values():
+            self.add(term)
+
+    def total(self) -> Kernel:
+        """E[g g'] of the sum, terms being independent."""
+        kernels = [term.effective() for term in self.terms.values()]
+        result = kernels[0]
+        for kernel in kernels[1:]:
+            result = result + kernel
+        return result
+
+    def weighted(self, source: Source, by: torch.Tensor) -> Kernel:
+        """E[g f(u) g' f(u')]; terms that know nothing of u are multiplied by the kernel of f."""
+        result = Kernel.constant(0.0)
+        for term in self.terms.values():
+            known = term if term.source is source else Term(term.effective(), None, source)
+            result = result + known.weighted(by)
+        return result
+
+    def times(self, slope: torch.Tensor, value: Value) -> Gradient:
+        """The gradient times an elementwise derivative on ``value``'s grid."""
+        source = value.own_source()
+        result = Gradient()
+        for term in self.terms.values():
+            if term.source is not None and term.source is not source:
+                term = Term(term.effective(), None, source, term.identity)
+            new = slope if term.slope is None else term.slope * slope
+            result.add(replace(term, slope=new, source=source))
+        return result
+
+    def scaled(self, factor: float) -> Gradient:
+        """The gradient times a number."""
+        return Gradient.of(*(replace(t, kernel=t.kernel * factor**2) for t in self.terms.values()))
+
+    def mapped(self, function: Callable[[Kernel], Kernel]) -> Gradient:
+        """Each delta's kernel mapped (linearly), identities and slopes kept."""
+        return Gradient.of(*(replace(t, kernel=function(t.kernel)) for t in self.terms.values()))
+
+    def collapsed(self) -> Kernel:
+        """The kernel of the whole, to start a new term from."""
+        return self.total()
+
+    @property
+    def result(self) -> GradientKernel:
+        """What is reported."""
+        k = self.total()
+        return GradientKernel(k.same, k.far, k.sample)

@@ -1,0 +1,190 @@
+"""Second moments over pairs of elements of one channel: the common currency of both passes.
+
+Four classes of pairs (x, x'), by whether sample and position agree, describe an activation or a gradient:
+
+======  ===============  ==================
+class   sample           position
+======  ===============  ==================
+same    equal            equal
+far     equal            other
+cross   other            equal
+sample  other            other
+======  ===============  ==================
+
+Different channels are taken as independent given the mean (random weights). ``local`` refines ``far`` for short
+displacements along the position axes (pooling, up-sampling); most values have none: with independent weights a
+convolution of white input stays white on average over weights (Novak et al. 2019, eq. 7).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+Profile = tuple["Array | None", ...]
+"""Relative second moment along each position axis (mean 1); None: flat. Zero padding bends it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """E[x x'] (of a gradient) or Cov[x, x'] (of an activation) for each class of pairs.
+
+    ``local``: same-sample kernel by displacement, one axis per position atom, ``local[0, ..., 0] == same``; beyond
+    its end, and along axes of length 1, the kernel is ``far``. None: white. ``profile``: how the elementwise moment is
+    spread over positions, one entry per position atom, () for flat.
+    """
+
+    same: float
+    far: float
+    cross: float
+    sample: float
+    local: Array | None = None
+    profile: Profile = ()
+
+    @classmethod
+    def constant(cls, value: float) -> Kernel:
+        """The same second moment for every pair."""
+        return cls(value, value, value, value)
+
+    @classmethod
+    def independent(cls, variance: float, samples: bool, positions: bool) -> Kernel:
+        """Independent elements along those of the sample and position axes that exist."""
+        return cls(
+            variance,
+            0.0 if positions else variance,
+            0.0 if samples else variance,
+            0.0 if samples or positions else variance,
+        )
+
+    def map(self, function: Callable[[Array], Array]) -> Kernel:
+        """``function`` applied to every entry (it must act elementwise)."""
+        pairs = function(np.array([self.same, self.far, self.cross, self.sample]))
+        local = None if self.local is None else function(self.local.ravel()).reshape(self.local.shape)
+        return Kernel(float(pairs[0]), float(pairs[1]), float(pairs[2]), float(pairs[3]), local, self.profile)
+
+    def __add__(self, other: Kernel | float) -> Kernel:
+        return self._combine(other, lambda a, b: a + b, self._mixed_profile(other))
+
+    def __sub__(self, other: Kernel | float) -> Kernel:
+        return self._combine(other, lambda a, b: a - b, self.profile)
+
+    def __mul__(self, other: Kernel | float) -> Kernel:
+        """Elementwise (Hadamard) product: the kernel of a product of independent factors."""
+        if isinstance(other, Kernel) and self.profile and other.profile:
+            profile, overlap = _profile_product(self.profile, other.profile)
+            return self._combine(other, lambda a, b: a * b * overlap, profile)
+        profile = self.profile or (other.profile if isinstance(other, Kernel) else ())
+        return self._combine(other, lambda a, b: a * b, profile)
+
+    def _mixed_profile(self, other: Kernel | float) -> Profile:
+        theirs = other.profile if isinstance(other, Kernel) else ()
+        if not self.profile and not theirs:
+            return ()
+        if self.profile and theirs and len(self.profile) != len(theirs):
+            return ()
+        mine_share, their_share = abs(self.same), abs(other.same if isinstance(other, Kernel) else other)
+        total = mine_share + their_share
+        if not (total > 0 and np.isfinite(total)):
+            return self.profile or theirs
+        length = len(self.profile or theirs)
+        pairs = zip(self.profile or (None,) * length, theirs or (None,) * length, strict=True)
+        return tuple(_mixed(a, b, mine_share / total) for a, b in pairs)
+
+    def _combine(self, other: Kernel | float, op: Callable[[float, float], float], profile: Profile) -> Kernel:
+        if not isinstance(other, Kernel):
+            other = Kernel.constant(float(other))
+        local = None
+        if self.local is not None or other.local is not None:
+            mine, theirs = _matched(self, other)
+            if mine is not None and theirs is not None:
+                local = np.asarray(op(mine, theirs))  # type: ignore[arg-type]
+        return Kernel(
+            op(self.same, other.same),
+            op(self.far, other.far),
+            op(self.cross, other.cross),
+            op(self.sample, other.sample),
+            local,
+            profile,
+        )
+
+    def without_local(self) -> Kernel:
+        """The same classes, displacements forgotten."""
+        return self if self.local is None else replace(self, local=None)
+
+    def within_position_mean(self, sizes: tuple[int, ...]) -> float:
+        """Mean of the same-sample kernel over all pairs of positions (p, p'), both running over ``sizes``."""
+        count = float(np.prod(sizes)) if sizes else 1.0
+        if count <= 1:
+            return self.same
+        if self.local is None or self.local.ndim != len(sizes):
+            return self.far + (self.same - self.far) / count
+        excess = self.local - self.far
+        for axis, size in enumerate(sizes):
+            length = min(excess.shape[axis], size)
+            excess = np.take(excess, range(length), axis=axis)
+            shift = np.arange(length)
+            pairs = np.where(shift == 0, 1.0, 2.0) * (size - shift) / size**2
+            excess = excess * pairs.reshape([-1 if a == axis else 1 for a in range(excess.ndim)])
+        return self.far + float(excess.sum())
+
+    def across_position_mean(self, sizes: tuple[int, ...]) -> float:
+        """Mean of the other-sample kernel over all pairs of positions."""
+        count = float(np.prod(sizes)) if sizes else 1.0
+        return self.sample + (self.cross - self.sample) / count
+
+    def mean_over(self, samples: int, sizes: tuple[int, ...]) -> float:
+        """Mean over all pairs of (sample, position): what a per-channel batch mean keeps."""
+        within, across = self.within_position_mean(sizes), self.across_position_mean(sizes)
+        return across + (within - across) / max(samples, 1)
+
+    @property
+    def finite(self) -> bool:
+        """Whether the elementwise second moment is a finite number."""
+        return bool(np.isfinite(self.same) and np.isfinite(self.sample))
+
+
+def _mixed(a: Array | None, b: Array | None, share: float) -> Array | None:
+    if a is None and b is None:
+        return None
+    if a is not None and b is not None and a.shape != b.shape:
+        return None
+    return np.asarray(share * (1.0 if a is None else a) + (1 - share) * (1.0 if b is None else b))
+
+
+def _profile_product(a: Profile, b: Profile) -> tuple[Profile, float]:
+    """The normalised product, and its mean (by how much in-phase profiles raise the mean of the product)."""
+    if len(a) != len(b):
+        return (), 1.0
+    result: list[Array | None] = []
+    overlap = 1.0
+    for x, y in zip(a, b, strict=True):
+        if x is None or y is None or x.shape != y.shape:
+            result.append(y if x is None else x)
+            continue
+        product = x * y
+        mean = float(product.mean())
+        overlap *= mean
+        result.append(product / mean if mean > 0 else None)
+    return tuple(result), overlap
+
+
+def _matched(a: Kernel, b: Kernel) -> tuple[Array | None, Array | None]:
+    """The two local kernels on one common grid of displacements, filled with ``far``."""
+    ndim = a.local.ndim if a.local is not None else b.local.ndim if b.local is not None else 0
+    if (a.local is not None and a.local.ndim != ndim) or (b.local is not None and b.local.ndim != ndim):
+        return None, None
+    shapes = [k.local.shape if k.local is not None else (1,) * ndim for k in (a, b)]
+    shape = tuple(max(x, y) for x, y in zip(*shapes, strict=True))
+    return _filled(a, shape), _filled(b, shape)
+
+
+def _filled(kernel: Kernel, shape: tuple[int, ...]) -> Array:
+    full = np.full(shape, kernel.far)
+    full[(0,) * len(shape)] = kernel.same
+    if kernel.local is not None:
+        full[tuple(slice(0, n) for n in kernel.local.shape)] = kernel.local
+    return full

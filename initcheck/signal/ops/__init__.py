@@ -1,0 +1,11 @@
+"""Transfer rules, one module per op family. Importing this package registers them all."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")
+
+from initcheck.signal.rule import RULES as RULES  # noqa: E402  (the table is full now)

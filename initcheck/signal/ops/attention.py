@@ -1,0 +1,386 @@
+"""Softmax, products of activations, scaled dot-product attention."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+import torch.fx
+
+from initcheck.signal.gradient import Gradient
+from initcheck.signal.kernel import Array, Kernel
+from initcheck.signal.ops.linear import Weights, contract, uncontract
+from initcheck.signal.rule import Call, Flow, Result, Rule, Unknown, register, shape_of
+from initcheck.signal.value import Atom, Dims, Mixing, Value, settle
+
+
+def concentration(keys: Array, variance: float) -> float:
+    """E[sum_k p_k²] for softmax over n Gaussian logits of that variance, averaged over the rows' n.
+
+    For n logits, E[sum p²] = E[sum e^{2x}] / (sum e^x)² ~ e^{v}/n (log-normal moments), corrected for the fluctuation of
+    the sum: (n + (e^{v} - 1)) more exactly 1/(1 + (n - 1) e^{-v}); it is 1 for n = 1 and tends to 1 as v grows.
+    """
+    damp = math.exp(-min(variance, 700.0))
+    return float(np.mean(1.0 / (1.0 + (keys - 1.0) * damp)))
+
+
+@register
+class Softmax(Rule):
+    """softmax over keys: mean 1/n, E[p²] = E[sum p²]/n. Only the part of the logits that varies along the keys counts.
+
+    Backward: dx = p (g - sum_k p_k g_k).
+    """
+
+    ops = ("softmax", "log_softmax", "softmin")
+    signature = ("input", "dim")
+
+    def forward(self, call: Call) -> Result:
+        x = call.value("input")
+        given = call.plain("dim", -1)
+        dim = call.dim(-1 if given is None else int(given), len(x.dims))
+        n = math.prod(a.size for a in x.dims[dim])
+        roles = {a.role for a in x.dims[dim]}
+        k = x.covariance
+        inner = k.same if roles == {"C"} else k.same - (k.far if roles == {"P"} else 0.0)
+        inner = max(inner, 0.0)
+        call.memo["inner"], call.memo["n"], call.memo["roles"] = inner, n, roles
+        if call.op == "log_softmax":
+            level = x.mean - math.log(max(n, 1)) - (x.mean + inner / 2)
+            return Value(x.dims, level, Kernel(inner, 0.0, k.cross, k.sample), approximate=x.approximate).settled()
+        keys = x.kept if x.kept is not None and x.kept.size else np.array([float(max(n, 1))])
+        square = concentration(keys, inner)
+        # other queries, other samples: what they share of the logits
+        shared = max(min(k.cross - k.sample, inner), 0.0) if roles == {"P"} else max(k.sample, 0.0)
+        smaller = float(np.mean(1.0 / np.maximum(keys, 1.0)))
+        overlap = smaller * math.exp(min(shared, 50.0)) if shared < inner else square
+        overlap = min(overlap, square)
+        second = square / max(n, 1)
+        mean = 1.0 / max(n, 1)
+        other = overlap / max(n, 1) - mean**2
+        covariance = Kernel(second - mean**2, 0.0, max(other, 0.0), 0.0)
+        result = Value(x.dims, mean, covariance, approximate=x.approximate).settled()
+        result.mixing = Mixing(square, overlap, n, dim, inner)
+        return result
+
+    def backward(self, call: Call, gradient: Gradient) -> Flow:
+        x = call.value("input")
+        n = call.memo["n"]
+        g = gradient.collapsed()
+        if call.op == "log_softmax":
+            yield call.node_of("input"), Gradient.fresh(g * max(1 - 1 / max(n, 1), 1e-3))
+            return
+        mixing = call.out.mixing
+        spread = g.same - (g.far if call.memo["roles"] == {"P"} else 0.0)
+        square = mixing.square
+        same = square / n * max(spread, 0.0) * max(1 - square, 1e-6)
+        relative = same / g.same if g.same > 0 else 0.0
+        k = Kernel(same, 0.0, g.cross * relative * mixing.overlap / square, 0.0)
+        yield call.node_of("input"), Gradient.fresh(settle(k, x.dims))
+
+
+def mix(v: Value, square: float, overlap: float, dims: Dims, total: float = 1.0) -> Value:
+    """sum_k p_k v_k with rows p that sum to ``total``: what positions share is kept, what is their own is averaged.
+
+    E[y²] = far + (same - far) E[sum p²]; two rows overlap by ``overlap``.
+    """
+    k = v.covariance
+    own, other = k.same - k.far, k.cross - k.sample
+    covariance = Kernel(
+        k.far + own * square,
+        k.far + own * overlap,
+        k.sample + other * overlap,
+        k.sample + other * overlap,
+    )
+    return Value(dims, v.mean * total, covariance * total**2, approximate=v.approximate).settled()
+
+
+def unmix(k: Kernel, square: float, overlap: float, queries: float, keys: float, dims: Dims) -> Kernel:
+    """Gradient of v in y_q = sum_k p_qk v_k: sum over queries of p g, with E[sum_k p²] = square per query."""
+    rows = queries / max(keys, 1.0)
+    same = rows * square * k.same + rows * max(queries - 1, 0.0) * overlap * k.far
+    far = queries * rows / max(keys, 1.0) * k.far
+    cross = rows * overlap * k.cross + rows * max(queries - 1, 0.0) * overlap * k.sample
+    sample = queries * rows / max(keys, 1.0) * k.sample
+    return settle(Kernel(same, min(far, same), cross, sample), dims)
+
+
+def score_kernel(q: Value, k: Value, width: int, scale: float) -> Kernel:
+    """q k^T: independent projections, so that second moments multiply and sum over the width.
+
+    Classes: ``same`` one score; ``far`` same query, other key; ``cross`` other query (or sample), same key.
+    """
+    a, b = q.second, k.second
+    factor = width * scale**2
+    return Kernel(a.same * b.same * factor, a.same * b.far * factor, a.far * b.same * factor, a.far * b.far * factor)
+
+
+@register
+class MatMul(Rule):
+    """Products of two tensors: with a weight, a random sum; with softmax rows, a mixture; of two activations, a score."""
+
+    ops = ("matmul", "bmm", "mm", "mv", "dot", "rmatmul")
+    signature = ("input", "other")
+
+    def forward(self, call: Call) -> Result:
+        a, b = call.value("input"), call.value("other")
+        if len(a.dims) < 2 or len(b.dims) < 2:
+            if is_weight(b):
+                return self._with_weight(a, b, call.shape)
+            raise Unknown("product of vectors")
+        if is_weight(b):
+            return self._with_weight(a, b, call.shape)
+        if is_weight(a):
+            return self._weight_first(a, b, call.shape)
+        dims = self._dims(a, b, call.shape)
+        if a.mixing is not None and a.mixing.dim == len(a.dims) - 1:
+            return mix(b, a.mixing.square, a.mixing.overlap, dims)
+        if b.mixing is not None and b.mixing.dim == len(b.dims) - 2:
+            return mix(transposed(a), b.mixing.square, b.mixing.overlap, dims)
+        return self._scores(a, b, dims)
+
+    def _dims(self, a: Value, b: Value, shape: tuple[int, ...]) -> Dims:
+        lead = len(shape) - 2
+        longer = a if len(a.dims) >= len(b.dims) else b
+        return (*longer.dims[:lead], a.dims[-2], b.dims[-1])
+
+    def _with_weight(self, a: Value, b: Value, shape: tuple[int, ...]) -> Value:
+        units = b.shape[-1] if len(b.dims) > 1 else 1
+        value = contract(a, (len(a.dims) - 1,), Weights(b.mean, b.variance), units)
+        if len(b.dims) == 1:
+            value.dims = value.dims[:-1]
+        return value
+
+    def _weight_first(self, a: Value, b: Value, shape: tuple[int, ...]) -> Value:
+        swapped = transposed(b)
+        value = contract(swapped, (len(b.dims) - 1,), Weights(a.mean, a.variance), a.shape[-2])
+        return transposed(value)
+
+    def _scores(self, a: Value, b: Value, dims: Dims) -> Value:
+        inner = a.dims[-1]
+        width = math.prod(x.size for x in inner)
+        roles = {x.role for x in inner}
+        if roles <= {"C"}:
+            k = score_kernel(a, b, width, 1.0)
+            mean = a.mean * b.mean * width
+            covariance = k - (mean**2 / width if mean else 0.0)
+            if mean:
+                covariance = (a.second * b.second - (a.mean * b.mean) ** 2) * width
+                covariance = Kernel(covariance.same, covariance.far, covariance.cross, covariance.sample)
+            return Value(dims, mean, covariance, approximate=a.approximate or b.approximate).settled()
+        # positions summed: both factors vary along them (linear attention, gram matrices)
+        ka, kb = a.second, b.second
+        own = ka.same * kb.same - ka.far * kb.far
+        same = width * own + width**2 * ka.far * kb.far
+        mean = a.mean * b.mean * width
+        k = Kernel(same, width**2 * ka.far * kb.far, width * ka.cross * kb.cross, width**2 * ka.sample * kb.sample)
+        return Value(dims, mean, k - mean**2, approximate=True).settled()
+
+    def backward(self, call: Call, gradient: Gradient) -> Flow:
+        a, b = call.value("input"), call.value("other")
+        node_a, node_b = call.node_of("input"), call.node_of("other")
+        g = gradient.collapsed()
+        if is_weight(b):
+            units = b.shape[-1] if len(b.dims) > 1 else 1
+            yield node_a, Gradient.fresh(uncontract(g, a, (len(a.dims) - 1,), Weights(b.mean, b.variance), units))
+            return
+        if is_weight(a):
+            swapped = transposed(b)
+            back = uncontract(g, swapped, (len(b.dims) - 1,), Weights(a.mean, a.variance), a.shape[-2])
+            yield node_b, Gradient.fresh(settle(back, b.dims))
+            return
+        rows, columns = a.shape[-2], b.shape[-1]
+        if a.mixing is not None and a.mixing.dim == len(a.dims) - 1:
+            m = a.mixing
+            yield node_b, Gradient.fresh(unmix(g, m.square, m.overlap, rows, m.keys, b.dims))
+            own = Kernel(
+                columns * g.same * b.second.same, columns * g.same * b.second.far,
+                columns * g.far * b.second.same, columns * g.far * b.second.far,
+            )  # fmt: skip
+            yield node_a, Gradient.fresh(settle(own, a.dims))
+            return
+        if b.mixing is not None and b.mixing.dim == len(b.dims) - 2:
+            m = b.mixing
+            yield node_a, Gradient.fresh(unmix(g, m.square, m.overlap, columns, m.keys, a.dims))
+            x = transposed(a)
+            own = Kernel(
+                rows * g.same * x.second.same, rows * g.far * x.second.same,
+                rows * g.same * x.second.far, rows * g.far * x.second.far,
+            )  # fmt: skip
+            yield node_b, Gradient.fresh(settle(own, b.dims))
+            return
+        # two activations: the gradient of one is g times the other, summed over the dim that the other brings
+        yield node_a, Gradient.fresh(settle(summed_product(g, b.second, columns, b.dims[-1], first=True), a.dims))
+        yield node_b, Gradient.fresh(settle(summed_product(g, a.second, rows, a.dims[-2], first=False), b.dims))
+
+
+def summed_product(g: Kernel, x: Kernel, n: int, dim: tuple[Atom, ...], first: bool) -> Kernel:
+    """Kernel of sum_j g_ij x_j: n terms; positions j share what x has in common (and g has) between them."""
+    positional = any(a.role == "P" for a in dim)
+    g_other = g.far if first else g.cross
+    same = n * g.same * x.same + (n * (n - 1) * g_other * x.far if positional else 0.0)
+    g_rows = g.cross if first else g.far
+    far = n * g_rows * x.same + (n * (n - 1) * g.sample * x.far if positional else 0.0)
+    return Kernel(same, min(far, same), n * g.cross * x.cross * 0.0, 0.0)
+
+
+def is_weight(value: Value) -> bool:
+    """Whether an operand is made of parameters (or constants) only."""
+    return value.iid or value.constant is not None
+
+
+def transposed(value: Value) -> Value:
+    """The last two dims swapped."""
+    dims = (*value.dims[:-2], value.dims[-1], value.dims[-2])
+    return value.fresh(dims, covariance=value.covariance.without_local())
+
+
+@register
+class ScaledDotProductAttention(Rule):
+    """softmax(q k^T scale + mask) v, heads apart (Vaswani et al. 2017), grouped keys and dropout included."""
+
+    ops = ("scaled_dot_product_attention",)
+    signature = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale")
+
+    def _rows(self, call: Call, queries: int, keys: int) -> Array:
+        """Number of keys that each query may attend to."""
+        if call.plain("is_causal", False):
+            return np.minimum(np.arange(1, queries + 1), keys).astype(float)
+        mask = call.optional("attn_mask")
+        if mask is not None and mask.kept is not None and mask.kept.size:
+            return mask.kept
+        return np.array([float(keys)])
+
+    def forward(self, call: Call) -> Result:
+        q, k, v = call.value("query"), call.value("key"), call.value("value")
+        width = q.shape[-1]
+        scale = call.plain("scale", None)
+        scale = 1 / math.sqrt(width) if scale is None else float(scale)
+        score = score_kernel(q, k, width, scale)
+        queries, keys = q.shape[-2], k.shape[-2]
+        rows = self._rows(call, queries, keys)
+        inner = max(score.same - score.far, 0.0)
+        mask = call.optional("attn_mask")
+        if mask is not None and mask.variance > 0 and not mask.integer:
+            inner += mask.variance
+        square = concentration(rows, inner)
+        shared = max(score.cross - score.sample, 0.0)
+        overlap = min(float(np.mean(1.0 / rows)) * math.exp(min(shared, 50.0)), square)
+        keep = 1.0 - float(call.plain("dropout_p", 0.0) or 0.0)
+        call.memo.update(square=square / keep, overlap=overlap, inner=inner, scale=scale, score=score)
+        dims = (*q.dims[:-1], v.dims[-1])
+        return mix(v, square / keep, overlap, dims)
+
+    def backward(self, call: Call, gradient: Gradient) -> Flow:
+        q, k, v = call.value("query"), call.value("key"), call.value("value")
+        m = call.memo
+        g = gradient.collapsed()
+        queries, keys, width = q.shape[-2], k.shape[-2], v.shape[-1]
+        groups = math.prod(q.shape[:-2]) / max(math.prod(k.shape[:-2]), 1)
+        to_v = unmix(g, m["square"], m["overlap"], queries, keys, v.dims) * groups
+        yield call.node_of("value"), Gradient.fresh(settle(to_v, v.dims))
+        # through the softmax: dp = g . v over the width, ds = p (dp - sum p dp)
+        spread = width * g.same * max(v.second.same - v.second.far, 0.0)
+        square = m["square"]
+        ds = square / keys * spread * max(1 - square, 1e-6) * m["scale"] ** 2
+        to_q = keys * ds * max(k.second.same - k.second.far, 0.0)
+        to_k = queries * ds * q.second.same * groups
+        yield call.node_of("query"), Gradient.fresh(settle(Kernel(to_q, 0.0, 0.0, 0.0), q.dims))
+        yield call.node_of("key"), Gradient.fresh(settle(Kernel(to_k, 0.0, 0.0, 0.0), k.dims))
+
+
+@register
+class MaskedFill(Rule):
+    """masked_fill/where with a known mask: a mixture; a fill of -inf (or a huge negative) only removes keys."""
+
+    ops = ("masked_fill", "where")
+    signature = ("input", "mask", "value")
+
+    def _order(self, call: Call) -> tuple[Any, Any, Any]:
+        if call.op == "where":
+            names = list(call.node.args) + [call.node.kwargs[n] for n in ("input", "other") if n in call.node.kwargs]
+            if len(names) < 3:
+                raise Unknown("where with one argument")
+            return names[0], names[1], names[2]
+        return call.raw("mask"), call.raw("value"), call.raw("input")
+
+    def _sides(self, call: Call) -> tuple[Array | None, float, Any, Any]:
+        """The mask (known or None), its share of True, the value where True, and where False."""
+        mask_raw, if_true, if_false = self._order(call)
+        mask = call.of(mask_raw) if isinstance(mask_raw, torch.fx.Node) else None
+        known = mask.constant if mask is not None else None
+        share = float(known.double().mean()) if known is not None and known.numel() else mask.mean if mask else 0.5
+        array = known.numpy() if known is not None else None
+        return array, min(max(share, 0.0), 1.0), if_true, if_false
+
+    def forward(self, call: Call) -> Result:
+        mask, share, if_true, if_false = self._sides(call)
+        values = [self._as_value(call, side) for side in (if_true, if_false)]
+        huge = [is_minus_infinity(v) for v in values]
+        if any(huge):
+            kept = values[1] if huge[0] else values[0]
+            result = kept.viewed(kept.dims, kept.covariance.profile, kept.covariance.local)
+            if result.shape != call.shape:
+                from initcheck.signal.value import broadcast_dims
+
+                result = kept.fresh(broadcast_dims([kept], call.shape)).settled()
+            if mask is not None:
+                allowed = ~mask.astype(bool) if huge[0] else mask.astype(bool)
+                result.kept = allowed.sum(-1).astype(float).ravel()
+            return result
+        from initcheck.signal.ops.structure import mixture
+        from initcheck.signal.value import broadcast_dims
+
+        dims = broadcast_dims(values, call.shape)
+        if values[0] is values[1] or share in (0.0, 1.0):
+            chosen = values[0] if share == 1.0 else values[1]
+            return chosen.fresh(dims).settled()
+        mean, k = mixture([(share, values[0]), (1 - share, values[1])])
+        return Value(dims, mean, k, iid=all(v.iid for v in values)).settled()
+
+    def _as_value(self, call: Call, side: Any) -> Value:
+        if isinstance(side, torch.fx.Node):
+            return call.of(side)
+        return Value((), float(side), Kernel.constant(0.0), constant=torch.tensor(float(side)))
+
+    def backward(self, call: Call, gradient: Gradient) -> Flow:
+        _, share, if_true, if_false = self._sides(call)
+        values = [self._as_value(call, side) for side in (if_true, if_false)]
+        huge = [is_minus_infinity(v) for v in values]
+        for side, value, part in ((if_true, values[0], share), (if_false, values[1], 1 - share)):
+            if not isinstance(side, torch.fx.Node) or value.iid or value.constant is not None:
+                continue
+            if any(huge):
+                yield side, gradient
+            else:
+                from initcheck.signal.reduce import unbroadcast
+
+                kernel = unbroadcast(gradient.collapsed() * part, call.out.dims, shape_of(side))
+                yield side, Gradient.fresh(settle(kernel, value.dims))
+
+
+def is_minus_infinity(value: Value) -> bool:
+    """A number that softmax turns into zero."""
+    return value.variance == 0 and value.mean <= -1e4
+
+
+@register
+class Triangle(Rule):
+    """tril/triu of an activation: half of it is zero."""
+
+    ops = ("tril", "triu")
+    signature = ("input", "diagonal")
+
+    def forward(self, call: Call) -> Result:
+        x = call.value("input")
+        rows, columns = call.shape[-2:]
+        ones = torch.ones(rows, columns)
+        diagonal = int(call.plain("diagonal", 0) or 0)
+        kept = float((torch.tril(ones, diagonal) if call.op == "tril" else torch.triu(ones, diagonal)).mean())
+        second = x.second * kept
+        call.memo["kept"] = kept
+        return Value(x.dims, x.mean * kept, second - (x.mean * kept) ** 2, approximate=True).settled()
+
+    def backward(self, call: Call, gradient: Gradient) -> Flow:
+        yield call.node_of("input"), gradient.mapped(lambda k: k * call.memo["kept"])

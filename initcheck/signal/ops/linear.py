@@ -1,0 +1,440 @@
+"""Sums with random weights: linear, convolution, transposed convolution, embedding."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from initcheck.signal.gradient import Gradient
+from initcheck.signal.kernel import Array, Kernel, Profile
+from initcheck.signal.rule import Call, Flow, Result, Rule, Unknown, register, shape_of
+from initcheck.signal.value import Atom, Dim, Dims, Value, settle
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """First two moments of the weights and of the bias."""
+
+    mean: float
+    variance: float
+    bias_mean: float = 0.0
+    bias_variance: float = 0.0
+
+    @property
+    def second(self) -> float:
+        """E[w²]."""
+        return self.mean**2 + self.variance
+
+
+def weights_of(call: Call, weight: str = "weight", bias: str = "bias") -> Weights:
+    """Moments of a call's weight and bias operands."""
+    w, b = call.value(weight), call.optional(bias)
+    return Weights(w.mean, w.variance, b.mean if b else 0.0, b.variance if b else 0.0)
+
+
+def random_sum(x: Value, fan: float, w: Weights) -> tuple[float, Kernel]:
+    """Mean and covariance of sum_i w_i x_i + b for each class of pairs.
+
+    Cov[y, y'] = fan (Var[w] E[x x'] + E[w]² Cov[x, x']) + Var[b]: M² of the input becomes variance between channels
+    (Poole et al. 2016, eq. 3; a non-zero weight mean is kept).
+    """
+    covariance = x.second * (fan * w.variance) + w.bias_variance
+    if w.mean != 0.0:
+        covariance = covariance + x.covariance * (fan * w.mean**2)
+    return fan * w.mean * x.mean + w.bias_mean, covariance
+
+
+def weight_gradient_std(g: Kernel, x: Kernel, samples: int, positions: int) -> float:
+    """Std of dL/dW = sum over samples and positions of g x: the sum over all pairs of E[g g'] E[x x']."""
+    per_row = g.same * x.same + (positions - 1) * g.far * x.far
+    other_rows = (samples - 1) * (g.cross * x.cross + (positions - 1) * g.sample * x.sample)
+    return math.sqrt(max(samples * positions * (per_row + other_rows), 0.0))
+
+
+@register
+class Linear(Rule):
+    """y = x Wᵀ + b over the last dim.
+
+    Forward: ``random_sum`` with the number of contracted elements. Contracting channels keeps the classes of pairs;
+    contracting positions (a flattened feature map) leaves sample pairs only; contracting positions *alone*
+    (token mixing) makes the units the new positions, whose weights are independent. Backward:
+    K_g' = fan_out E[w²] K_g (Schoenholz et al. 2017, eq. 17), and independent between contracted positions.
+    """
+
+    ops = ("linear",)
+    signature = ("input", "weight", "bias")
+
+    def forward(self, call: Call) -> Result:
+        x = call.value("input")
+        out = call.shape[-1] if call.shape else 1
+        if len(shape_of(call.node_of("weight"))) == 1:
+            raise Unknown("linear with a vector as weight")
+        return contract(x, (len(x.dims) - 1,), weights_of(call), out)
+
+    def backward(self, call: Call, gradient: Gradient) -> Flow:
+        x = call.value("input")
+        w = weights_of(call)
+        units = call.shape[-1] if call.shape else 1
+        kernel = gradient.collapsed()
+        call.memo["weight_grad"] = weight_gradient_std(kernel, x.second, *_left_over(x, (len(x.dims) - 1,)))
+        yield call.node_of("input"), Gradient.fresh(uncontract(kernel, x, (len(x.dims) - 1,), w, units))
+        yield from _to_weight(call, "weight", call.memo["weight_grad"])
+
+
+def _left_over(x: Value, over: tuple[int, ...]) -> tuple[int, int]:
+    left = [a for i, dim in enumerate(x.dims) if i not in over for a in dim]
+    samples = math.prod(a.size for a in left if a.role == "S")
+    return samples, math.prod(a.size for a in left) // max(samples, 1)
+
+
+def _to_weight(call: Call, name: str, std: float) -> Flow:
+    """The gradient of a weight that was itself computed (weight norm, standardisation, a tied scale)."""
+    node = call.node_of(name)
+    if node.op != "get_attr":
+        yield node, Gradient.fresh(Kernel(std**2, 0.0, 0.0, 0.0))
+
+
+def contract(x: Value, over: tuple[int, ...], w: Weights, units: int) -> Value:
+    """Sum over the dims ``over`` (the last ones) with weights of their own for each of ``units`` outputs."""
+    gone = [a for i in over for a in x.dims[i]]
+    left = tuple(dim for i, dim in enumerate(x.dims) if i not in over)
+    fan = math.prod(a.size for a in gone)
+    mean, k = random_sum(x, fan, w)
+    if any(a.role == "S" for a in gone):
+        raise Unknown("sum over samples with weights")
+    mixing = is_mixing(x, over)
+    if mixing:
+        shared = w.bias_variance
+        k = Kernel(k.same, -0.0, k.cross, 0.0) if shared == 0 else Kernel(k.same, 0.0, k.cross, 0.0)
+    elif any(a.role == "P" for a in gone) and not any(a.role == "P" for dim in left for a in dim):
+        k = Kernel(k.same, k.same, k.cross, k.cross)
+    unit: Dim = (Atom("P" if mixing else "C", units),) if units > 1 else ()
+    if any(a.role == "P" for a in gone) and k.profile:
+        k = Kernel(k.same, k.far, k.cross, k.sample)
+    return Value((*left, unit), mean, k, approximate=x.approximate).settled()
+
+
+def is_mixing(x: Value, over: tuple[int, ...]) -> bool:
+    """Whether the contraction mixes positions only, with channels left over (token mixing)."""
+    gone = [a for i in over for a in x.dims[i]]
+    left = [a for i, dim in enumerate(x.dims) if i not in over for a in dim]
+    return bool(gone) and all(a.role == "P" for a in gone) and any(a.role == "C" for a in left)
+
+
+def uncontract(k: Kernel, x: Value, over: tuple[int, ...], w: Weights, units: int) -> Kernel:
+    """The gradient of ``contract``'s input."""
+    k = k * (units * w.second)
+    gone = [a for i in over for a in x.dims[i]]
+    if any(a.role == "P" for a in gone):
+        # weights of different positions are independent: only pairs at the same position are correlated
+        still = any(a.role == "P" for i, dim in enumerate(x.dims) if i not in over for a in dim)
+        crossed = k.cross
+        k = Kernel(k.same, 0.0, crossed, 0.0) if not still or is_mixing(x, over) else k
+    return settle(k.without_local(), x.dims)
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A convolution or pooling along one axis: which inputs each output sees."""
+
+    size: int
+    kernel: int
+    stride: int
+    padding: int
+    dilation: int
+    outputs: int
+
+    def seen(self) -> Array:
+        """Matrix [output, input] with the number of taps between them."""
+        matrix = np.zeros((self.outputs, self.size))
+        for tap in range(self.kernel):
+            inputs = np.arange(self.outputs) * self.stride - self.padding + tap * self.dilation
+            inside = (inputs >= 0) & (inputs < self.size)
+            np.add.at(matrix, (np.nonzero(inside)[0], inputs[inside]), 1.0)
+        return matrix
+
+    def spread(self, profile: Array | None) -> tuple[float, Array | None]:
+        """Mean number of taps that an output sees (weighted by the input's profile), and the output's profile."""
+        if profile is None and self.padding == 0 and self._covers():
+            return float(self.kernel), None
+        result = np.zeros(self.outputs)
+        source = np.ones(self.size) if profile is None else profile
+        base = np.arange(self.outputs) * self.stride - self.padding
+        for tap in range(self.kernel):
+            inputs = base + tap * self.dilation
+            inside = (inputs >= 0) & (inputs < self.size)
+            result[inside] += source[inputs[inside]]
+        return _normalised(result)
+
+    def gather(self, profile: Array | None) -> tuple[float, Array | None]:
+        """Mean number of outputs that an input feeds (weighted by the gradient's profile), and its profile."""
+        result = np.zeros(self.size)
+        source = np.ones(self.outputs) if profile is None else profile
+        base = np.arange(self.outputs) * self.stride - self.padding
+        for tap in range(self.kernel):
+            inputs = base + tap * self.dilation
+            inside = (inputs >= 0) & (inputs < self.size)
+            np.add.at(result, inputs[inside], source[inside])
+        return _normalised(result)
+
+    def _covers(self) -> bool:
+        return (self.outputs - 1) * self.stride + (self.kernel - 1) * self.dilation < self.size
+
+
+def _normalised(profile: Array) -> tuple[float, Array | None]:
+    mean = float(profile.mean()) if profile.size else 0.0
+    if not mean > 0 or np.ptp(profile) < 1e-9 * mean:
+        return mean, None
+    return mean, profile / mean
+
+
+def per_axis(argument: Any, axes: int) -> tuple[int, ...]:
+    """An int or sequence argument as one number per axis."""
+    if isinstance(argument, (int, float)):
+        return (int(argument),) * axes
+    numbers = tuple(int(a) for a in argument)
+    return numbers * axes if len(numbers) == 1 else numbers
+
+
+def spatial(x: Value, axes: int) -> tuple[Value, bool]:
+    """``x`` with its last ``axes`` dims in the role of positions, and whether it has a batch dim.
+
+    Dims that were channels so far (a convolution over features) become positions whose contents are independent.
+    """
+    batched = len(x.dims) == axes + 2
+    tail = x.dims[-axes:]
+    if all(a.role == "P" for dim in tail for a in dim):
+        return x, batched
+    dims = (*x.dims[:-axes], *(tuple(Atom("P", a.size) for a in dim) for dim in tail))
+    k = x.covariance
+    return x.fresh(dims, covariance=settle(Kernel(k.same, 0.0, k.cross, 0.0), dims), approximate=x.approximate), batched
+
+
+def axis_profiles(k: Kernel, dims: Dims) -> Profile:
+    """One profile per *dim* of the position dims (a dim made of several atoms has none)."""
+    result: list[Array | None] = []
+    index = 0
+    for dim in dims:
+        n = sum(a.role == "P" for a in dim)
+        result.append(k.profile[index] if n == 1 and k.profile else None)
+        index += n
+    return tuple(result)
+
+
+def strided_local(local: Array | None, strides: tuple[int, ...]) -> Array | None:
+    """The local kernel at displacements that are multiples of the stride."""
+    if local is None or local.ndim != len(strides):
+        return None
+    taken = local[tuple(slice(None, None, s) for s in strides)]
+    return taken if taken.size > 1 else None
+
+
+@register
+class Convolution(Rule):
+    """y[o] = sum over taps and channels of w x[o s - p + t d].
+
+    Forward: ``random_sum`` with fan = C_in/groups times the mean number of taps inside the input (zero padding bends
+    the profile along each axis, exactly). Averaged over independent weights the kernel at displacement D is that of the input at s D
+    (Novak et al. 2019, eq. 7; Xiao et al. 2018, eq. 2). Backward: each input feeds k/s outputs per axis; with stride,
+    two positions share weights only in the same phase, so their kernel is divided by the stride again.
+    """
+
+    ops = ("conv1d", "conv2d", "conv3d")
+    signature = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+
+    def windows(self, call: Call, x: Value) -> tuple[Window, ...]:
+        """The geometry, one window per axis."""
+        axes = int(call.op[4])
+        kernel = shape_of(call.node_of("weight"))[2:]
+        stride = per_axis(call.plain("stride", 1), axes)
+        dilation = per_axis(call.plain("dilation", 1), axes)
+        given = call.plain("padding", 0)
+        if given == "valid":
+            padding = (0,) * axes
+        elif given == "same":
+            padding = tuple(d * (k - 1) // 2 for d, k in zip(dilation, kernel, strict=True))
+        else:
+            padding = per_axis(given, axes)
+        return tuple(
+            Window(n, k, s, p, d, o)
+            for n, k, s, p, d, o in zip(
+                x.shape[-axes:], kernel, stride, padding, dilation, call.shape[-axes:], strict=True
+            )
+        )
+
+    def forward(self, call: Call) -> Result:
+        axes = int(call.op[4])
+        x, batched = spatial(call.value("input"), axes)
+        windows = self.windows(call, x)
+        channels = shape_of(call.node_of("weight"))[1]
+        profiles, taps = [], 1.0
+        for window, profile in zip(windows, axis_profiles(x.covariance, x.dims[-axes:]), strict=True):
+            mean, new = window.spread(profile)
+            taps *= mean
+            profiles.append(new)
+        w = weights_of(call)
+        inner = Weights(w.mean, w.variance)
+        mean, k = random_sum(x, channels * taps, inner)
+        local = strided_local(k.local, tuple(w.stride for w in windows))
+        dims = conv_dims(x, call.shape, axes, batched)
+        k = Kernel(k.same, k.far, k.cross, k.sample, local, _by_atoms(profiles, dims[-axes:])) + w.bias_variance
+        return Value(dims, mean + w.bias_mean, k, approximate=x.approximate).settled()
+
+    def backward(self, call: Call, gradient: Gradient) -> Flow:
+        axes = int(call.op[4])
+        x, _ = spatial(call.value("input"), axes)
+        windows = self.windows(call, x)
+        weight = shape_of(call.node_of("weight"))
+        groups = int(call.plain("groups", 1))
+        kernel = gradient.collapsed()
+        w = weights_of(call)
+        profiles, taps = [], 1.0
+        for window, profile in zip(windows, axis_profiles(kernel, call.out.dims[-axes:]), strict=True):
+            mean, new = window.gather(profile)
+            taps *= mean
+            profiles.append(new)
+        gain = weight[0] / groups * w.second * taps
+        phases = math.prod(window.stride for window in windows)
+        k = Kernel(
+            kernel.same * gain,
+            kernel.far * gain / phases,
+            kernel.cross * gain,
+            kernel.sample * gain / phases,
+            kernel.local * gain if kernel.local is not None and phases == 1 else None,
+            _by_atoms(profiles, x.dims[-axes:]),
+        )
+        samples = call.out.count("S")
+        outputs = math.prod(call.shape[-axes:])
+        call.memo["weight_grad"] = weight_gradient_std(kernel, x.second, samples, outputs)
+        yield call.node_of("input"), Gradient.fresh(settle(k, x.dims))
+        yield from _to_weight(call, "weight", call.memo["weight_grad"])
+
+
+def _by_atoms(profiles: list[Array | None], dims: Dims) -> Profile:
+    if all(p is None for p in profiles):
+        return ()
+    result: list[Array | None] = []
+    for profile, dim in zip(profiles, dims, strict=True):
+        result.extend([profile] if len(dim) == 1 else [None] * len(dim))
+    return tuple(result)
+
+
+def conv_dims(x: Value, shape: tuple[int, ...], axes: int, batched: bool) -> Dims:
+    """Dims of a convolution's output: batch as in the input, channels, positions (atoms kept where sizes agree)."""
+    channel: Dim = (Atom("C", shape[-axes - 1]),) if shape[-axes - 1] != 1 else ()
+    tail = tuple(
+        old if math.prod(a.size for a in old) == n else ((Atom("P", n),) if n != 1 else ())
+        for old, n in zip(x.dims[-axes:], shape[-axes:], strict=True)
+    )
+    return (*(x.dims[:1] if batched else ()), channel, *tail)
+
+
+@register
+class TransposedConvolution(Convolution):
+    """The adjoint of a convolution: each output sees C_in/groups * k/s inputs (effective fan, DESIGN: C_in k²/s²).
+
+    The two directions of ``Convolution`` change places.
+    """
+
+    ops = ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
+    signature = ("input", "weight", "bias", "stride", "padding", "output_padding", "groups", "dilation")
+
+    def windows(self, call: Call, x: Value) -> tuple[Window, ...]:
+        axes = int(call.op[-2])
+        kernel = shape_of(call.node_of("weight"))[2:]
+        stride = per_axis(call.plain("stride", 1), axes)
+        dilation = per_axis(call.plain("dilation", 1), axes)
+        padding = per_axis(call.plain("padding", 0), axes)
+        return tuple(
+            Window(o, k, s, p, d, n)  # as the convolution that maps the output back onto the input
+            for n, k, s, p, d, o in zip(
+                x.shape[-axes:], kernel, stride, padding, dilation, call.shape[-axes:], strict=True
+            )
+        )
+
+    def forward(self, call: Call) -> Result:
+        axes = int(call.op[-2])
+        x, batched = spatial(call.value("input"), axes)
+        weight = shape_of(call.node_of("weight"))
+        windows = self.windows(call, x)
+        groups = int(call.plain("groups", 1))
+        profiles, taps = [], 1.0
+        for window, profile in zip(windows, axis_profiles(x.covariance, x.dims[-axes:]), strict=True):
+            mean, new = window.gather(profile)
+            taps *= mean
+            profiles.append(new)
+        w = weights_of(call)
+        mean, k = random_sum(x, weight[0] / groups * taps, Weights(w.mean, w.variance))
+        phases = math.prod(window.stride for window in windows)
+        dims = conv_dims(x, call.shape, axes, batched)
+        k = Kernel(
+            k.same, k.far / phases, k.cross, k.sample / phases, None, _by_atoms(profiles, dims[-axes:])
+        ) + w.bias_variance  # fmt: skip
+        return Value(dims, mean + w.bias_mean, k, approximate=x.approximate).settled()
+
+    def backward(self, call: Call, gradient: Gradient) -> Flow:
+        axes = int(call.op[-2])
+        x, _ = spatial(call.value("input"), axes)
+        weight = shape_of(call.node_of("weight"))
+        windows = self.windows(call, x)
+        kernel = gradient.collapsed()
+        w = weights_of(call)
+        profiles, taps = [], 1.0
+        for window, profile in zip(windows, axis_profiles(kernel, call.out.dims[-axes:]), strict=True):
+            mean, new = window.spread(profile)
+            taps *= mean
+            profiles.append(new)
+        k = kernel * (weight[1] * w.second * taps)
+        local = strided_local(k.local, tuple(window.stride for window in windows))
+        k = Kernel(k.same, k.far, k.cross, k.sample, local, _by_atoms(profiles, x.dims[-axes:]))
+        call.memo["weight_grad"] = weight_gradient_std(
+            kernel, x.second, call.out.count("S"), math.prod(x.shape[-axes:])
+        )
+        yield call.node_of("input"), Gradient.fresh(settle(k, x.dims))
+        yield from _to_weight(call, "weight", call.memo["weight_grad"])
+
+
+@register
+class Embedding(Rule):
+    """Rows of a table, looked up: independent draws for different tokens.
+
+    Tokens are taken as uniform, so two positions hold the same row with probability 1/vocabulary. Known indices
+    (position ids) are the same for every sample.
+    """
+
+    ops = ("embedding",)
+    signature = ("input", "weight", "padding_idx")
+
+    def forward(self, call: Call) -> Result:
+        index, table = call.value("input"), call.value("weight")
+        rows, width = shape_of(call.node_of("weight"))
+        unit: Dim = (Atom("C", width),) if width > 1 else ()
+        dims = (*index.dims, unit)
+        if index.constant is not None:
+            used = {a.role for a in index.atoms()}
+            return iid_value_like(dims, table, "S" in used and _differs(index), True)
+        repeat = table.variance / max(rows, 1)
+        k = Kernel(table.variance, repeat, repeat, repeat)
+        return Value(dims, table.mean, k, approximate=index.approximate).settled()
+
+    def backward(self, call: Call, gradient: Gradient) -> Flow:
+        index = call.value("input")
+        rows, _ = shape_of(call.node_of("weight"))
+        kernel = gradient.collapsed()
+        uses = index.count("S") * index.count("P") * index.count("C") / max(rows, 1)
+        call.memo["weight_grad"] = math.sqrt(max(kernel.same * uses, 0.0))
+        return ()
+
+
+def _differs(index: Value) -> bool:
+    constant = index.constant
+    return constant is not None and constant.dim() > 0 and bool((constant != constant[:1]).any())
+
+
+def iid_value_like(dims: Dims, table: Value, samples: bool, positions: bool) -> Value:
+    """Independent rows of ``table`` along those roles."""
+    k = Kernel.independent(table.variance, samples, positions)
+    return Value(dims, table.mean, k).settled()

@@ -1,0 +1,278 @@
+"""Normalisation layers: batch, layer, group, instance, RMS, and unit vectors."""
+
+from __future__ import annotations
+
+import math
+
+from initcheck.signal.gradient import Gradient
+from initcheck.signal.kernel import Kernel
+from initcheck.signal.rule import Call, Flow, Result, Rule, Unknown, register
+from initcheck.signal.value import Atom, Value, settle
+
+
+def affine(
+    call: Call, k: Kernel, mean: float, weight: str = "weight", bias: str = "bias"
+) -> tuple[float, Kernel, float]:
+    """gamma x + beta per channel: mean, covariance, and E[gamma²]."""
+    gamma, beta = call.optional(weight), call.optional(bias)
+    g_mean, g_second = (gamma.mean, gamma.mean**2 + gamma.variance) if gamma else (1.0, 1.0)
+    second = (k + mean**2) * g_second
+    mean = mean * g_mean
+    k = second - mean**2
+    if beta:
+        mean += beta.mean
+        k = k + beta.variance
+    return mean, k, g_second
+
+
+class Normalisation(Rule):
+    """x_hat = (x - mean) / std, y = gamma x_hat + beta.
+
+    Backward (Ioffe & Szegedy 2015): dx = gamma/std [g - avg(g) - x_hat avg(g x_hat)], averages over what is normalised
+    together. With K_g the gradient's kernel, its energy is (gamma²/std²) [q - avg(K_g) - avg(K_{g x_hat})], averages over
+    all pairs; K_{g x_hat} sees the slopes of the activation that follows, because g = delta phi'(x_hat).
+    """
+
+    centred = True
+
+    def projected(self, call: Call, gradient: Gradient, averages: tuple[float, float], inverse: float) -> Kernel:
+        """The kernel after both projections, times gamma²/std²."""
+        kernel = gradient.total()
+        along_one, along_x = averages
+        if not self.centred:
+            along_one = 0.0
+        rho = call.out.own_source().correlation
+        k = kernel - along_one - rho.without_local() * along_x
+        gamma = call.optional("weight")
+        second = gamma.mean**2 + gamma.variance if gamma else 1.0
+        # the projections never remove more than there is
+        same = max(k.same, 1e-3 * kernel.same)
+        k = Kernel(same, k.far, k.cross, k.sample, k.local, kernel.profile)
+        return k * (second * inverse**2)
+
+
+@register
+class BatchNorm(Normalisation):
+    """Per channel over samples and positions (training), or by running statistics (evaluation).
+
+    Training removes the mean and v_c, exactly for a finite batch: Var = K.same - avg(K) over all pairs of the batch.
+    """
+
+    ops = ("batch_norm", "sync_batch_norm", "native_batch_norm")
+    signature = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
+
+    def _batch(self, call: Call) -> bool:
+        return bool(call.plain("training", False)) or call.raw("running_mean") is None
+
+    def forward(self, call: Call) -> Result:
+        x = channelled(call.value("input"))
+        eps = float(call.plain("eps", 1e-5))
+        if self._batch(call):
+            average = x.covariance.mean_over(x.count("S"), x.positions)
+            variance = max(x.covariance.same - average, 0.0)
+            if variance == 0 and eps == 0:
+                raise Unknown("batch norm of a constant")
+            inverse = 1 / math.sqrt(variance + eps)
+            mean, k = 0.0, (x.covariance - average) * inverse**2
+        else:
+            running_mean, running_var = call.value("running_mean"), call.value("running_var")
+            inverse = 1 / math.sqrt(max(running_var.mean, 0.0) + eps)
+            mean = (x.mean - running_mean.mean) * inverse
+            k = (x.covariance + running_mean.variance) * inverse**2
+        mean, k, _ = affine(call, k, mean)
+        call.memo["inverse"] = inverse
+        return Value(x.dims, mean, k, approximate=x.approximate).settled()
+
+    def backward(self, call: Call, gradient: Gradient) -> Flow:
+        x = channelled(call.value("input"))
+        inverse = call.memo["inverse"]
+        if self._batch(call):
+            out = call.out
+            samples, sizes = x.count("S"), x.positions
+            source = out.own_source()
+            along_one = gradient.total().mean_over(samples, sizes)
+            scale = math.sqrt(out.variance) if out.variance > 0 else 1.0
+            x_hat = (source.u - out.mean) / scale
+            along_x = gradient.weighted(source, x_hat).mean_over(samples, sizes)
+            kernel = self.projected(call, gradient, (along_one, along_x), inverse)
+        else:
+            gamma = call.optional("weight")
+            second = gamma.mean**2 + gamma.variance if gamma else 1.0
+            kernel = gradient.total() * (second * inverse**2)
+        yield call.node_of("input"), Gradient.fresh(settle(kernel, x.dims))
+
+
+def channelled(x: Value) -> Value:
+    """``x`` with dim 1 in the role of channels (a batch norm over tokens or features says what its channels are)."""
+    if len(x.dims) < 2 or any(a.role == "C" for a in x.dims[1]):
+        return x
+    dims = list(x.dims)
+    dims[1] = tuple(Atom("C", a.size) for a in dims[1])
+    for i in range(len(dims)):
+        if i > 1:
+            dims[i] = tuple(Atom("P", a.size) for a in dims[i])
+    if all(not dim for dim in dims[1:2]):
+        return x
+    k = x.covariance
+    changed = tuple(dims)
+    return x.fresh(changed, covariance=settle(Kernel(k.same, 0.0, k.cross, 0.0), changed))
+
+
+class PerSample(Normalisation):
+    """Norms over the elements of one sample: the total variance over what is normalised together goes to one.
+
+    Channels being independent, avg(K_g) over a group is K_g averaged over its positions, divided by its channels.
+    """
+
+    def over(self, call: Call, x: Value) -> tuple[int, tuple[int, ...]]:
+        """Number of channels in a group, and sizes of the positions in it."""
+        raise NotImplementedError
+
+    def eps(self, call: Call) -> float:
+        """The constant under the root."""
+        value = call.plain("eps", 1e-5)
+        return 1e-5 if value is None else float(value)
+
+    def input(self, call: Call) -> Value:
+        """The input with roles as this norm reads them."""
+        return call.value("input")
+
+    def forward(self, call: Call) -> Result:
+        x = self.input(call)
+        channels, sizes = self.over(call, x)
+        # variance inside one group: all but what its own mean holds
+        k = x.covariance
+        if self.centred:
+            within = k.within_position_mean(sizes) if len(sizes) == len(x.positions) else k.far if sizes else k.same
+            inside = k.same - within / max(channels, 1)
+            removed_channels = channels > 1
+            mean = 0.0
+            if not removed_channels:
+                k = k - within
+        else:
+            inside, mean = k.same + x.mean**2, x.mean
+        eps = self.eps(call)
+        if inside + eps <= 0:
+            raise Unknown(f"{call.op} of a constant")
+        inverse = 1 / math.sqrt(max(inside, 0.0) + eps)
+        if self.centred and channels > 1 and k.same > 0:
+            k = k * (inside / k.same)
+        k = Kernel(k.same, k.far, k.cross, k.sample, k.local, () if not sizes else k.profile)
+        mean, k, _ = affine(call, k * inverse**2, mean * inverse)
+        call.memo["inverse"] = inverse
+        return Value(x.dims, mean, k, approximate=x.approximate).settled()
+
+    def backward(self, call: Call, gradient: Gradient) -> Flow:
+        x = self.input(call)
+        channels, sizes = self.over(call, x)
+        out = call.out
+        source = out.own_source()
+        scale = math.sqrt(out.variance) if out.variance > 0 else 1.0
+        centre = out.mean if self.centred else 0.0
+        x_hat = (source.u - centre) / scale
+
+        def average(k: Kernel) -> float:
+            if not sizes:
+                return k.same / max(channels, 1)
+            whole = len(sizes) == len(x.positions)
+            return (k.within_position_mean(sizes) if whole else k.far) / max(channels, 1)
+
+        total = gradient.total()
+        averages = (average(total), average(gradient.weighted(source, x_hat)))
+        kernel = total
+        share = 1.0
+        if total.same > 0:
+            lost = (averages[0] if self.centred else 0.0) + averages[1]
+            share = max(1.0 - lost / total.same, 1e-3)
+        if channels > 1:
+            kernel = kernel * share
+        else:
+            kernel = self.projected(call, gradient, averages, 1.0)
+        gamma = call.optional("weight")
+        second = gamma.mean**2 + gamma.variance if gamma else 1.0
+        factor = call.memo["inverse"] ** 2 * (second if channels > 1 else 1.0)
+        yield call.node_of("input"), Gradient.fresh(settle(kernel * factor, x.dims))
+
+
+@register
+class LayerNorm(PerSample):
+    """Over the last dims (Ba et al. 2016)."""
+
+    ops = ("layer_norm", "native_layer_norm")
+    signature = ("input", "normalized_shape", "weight", "bias", "eps")
+
+    def over(self, call: Call, x: Value) -> tuple[int, tuple[int, ...]]:
+        return grouped(x, len(call.plain("normalized_shape")))
+
+
+def grouped(x: Value, last: int) -> tuple[int, tuple[int, ...]]:
+    """Channels and positions of the last dims."""
+    atoms = [a for dim in x.dims[len(x.dims) - last :] for a in dim]
+    channels = math.prod(a.size for a in atoms if a.role != "P")
+    return channels, tuple(a.size for a in atoms if a.role == "P")
+
+
+@register
+class RmsNorm(LayerNorm):
+    """x / rms(x), nothing subtracted (Zhang & Sennrich 2019)."""
+
+    ops = ("rms_norm",)
+    signature = ("input", "normalized_shape", "weight", "eps")
+    centred = False
+
+
+@register
+class GroupNorm(PerSample):
+    """Over the channels of a group and all positions of a sample (Wu & He 2018)."""
+
+    ops = ("group_norm",)
+    signature = ("input", "num_groups", "weight", "bias", "eps")
+
+    def input(self, call: Call) -> Value:
+        return channelled(call.value("input"))
+
+    def over(self, call: Call, x: Value) -> tuple[int, tuple[int, ...]]:
+        return max(x.count("C") // int(call.plain("num_groups")), 1), x.positions
+
+
+@register
+class InstanceNorm(PerSample):
+    """Over the positions of one sample and channel (Ulyanov et al. 2016)."""
+
+    ops = ("instance_norm",)
+    signature = ("input", "running_mean", "running_var", "weight", "bias", "use_input_stats", "momentum", "eps")
+
+    def input(self, call: Call) -> Value:
+        return channelled(call.value("input"))
+
+    def over(self, call: Call, x: Value) -> tuple[int, tuple[int, ...]]:
+        return 1, x.positions
+
+
+@register
+class Normalize(Rule):
+    """x / |x| over one dim: elements get variance 1/n of their share; backward like RMS norm."""
+
+    ops = ("normalize",)
+    signature = ("input", "p", "dim", "eps")
+
+    def _inverse(self, call: Call) -> float:
+        x = call.value("input")
+        if float(call.plain("p", 2.0)) != 2.0:
+            raise Unknown("normalize with p != 2")
+        dim = call.dim(int(call.plain("dim", 1)), len(x.dims))
+        n = math.prod(a.size for a in x.dims[dim])
+        norm = math.sqrt(n * x.second.same)
+        return 1 / max(norm, float(call.plain("eps", 1e-12)))
+
+    def forward(self, call: Call) -> Result:
+        x, inverse = call.value("input"), self._inverse(call)
+        return Value(
+            x.dims, x.mean * inverse, x.covariance * inverse**2, iid=x.iid, approximate=x.approximate
+        ).settled()
+
+    def backward(self, call: Call, gradient: Gradient) -> Flow:
+        x, inverse = call.value("input"), self._inverse(call)
+        dim = call.dim(int(call.plain("dim", 1)), len(x.dims))
+        n = math.prod(a.size for a in x.dims[dim])
+        yield call.node_of("input"), Gradient.fresh(gradient.collapsed() * (inverse**2 * max(1 - 1 / n, 1e-3)))

@@ -1,0 +1,442 @@
+"""Elementwise ops: any function of one Gaussian source on its grid; sums and products across sources."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import torch.fx
+
+from initcheck.signal.gradient import Gradient, Term
+from initcheck.signal.grid import Spectrum
+from initcheck.signal.kernel import Kernel, Profile
+from initcheck.signal.reduce import unbroadcast
+from initcheck.signal.rule import Call, Flow, NotReady, Result, Rule, Unknown, register, shape_of
+from initcheck.signal.value import Dims, Source, Value, adopt, broadcast_dims, settle
+
+UNARY = [
+    "abs",
+    "acos",
+    "acosh",
+    "asin",
+    "asinh",
+    "atan",
+    "atanh",
+    "ceil",
+    "celu",
+    "clamp",
+    "clamp_min",
+    "clamp_max",
+    "clip",
+    "cos",
+    "cosh",
+    "deg2rad",
+    "elu",
+    "erf",
+    "erfc",
+    "erfinv",
+    "exp",
+    "exp2",
+    "expm1",
+    "floor",
+    "frac",
+    "gelu",
+    "hardshrink",
+    "hardsigmoid",
+    "hardswish",
+    "hardtanh",
+    "leaky_relu",
+    "log",
+    "log10",
+    "log1p",
+    "log2",
+    "logit",
+    "logsigmoid",
+    "mish",
+    "nan_to_num",
+    "neg",
+    "negative",
+    "pow",
+    "float_power",
+    "reciprocal",
+    "relu",
+    "relu6",
+    "round",
+    "rsqrt",
+    "selu",
+    "sigmoid",
+    "sign",
+    "silu",
+    "sin",
+    "sinc",
+    "sinh",
+    "softplus",
+    "softshrink",
+    "softsign",
+    "sqrt",
+    "square",
+    "tan",
+    "tanh",
+    "tanhshrink",
+    "threshold",
+    "trunc",
+    "log_sigmoid",
+    "special_expit",
+    "special_erf",
+    "eq",
+    "ne",
+    "lt",
+    "le",
+    "gt",
+    "ge",
+    "isnan",
+    "isinf",
+    "isfinite",
+    "logical_not",
+    "bitwise_not",
+    "positive",
+    "polar",
+    "rpow",
+    "rtruediv",
+    "rdiv",
+    "remainder",
+    "fmod",
+    "sgn",
+]
+BINARY = [
+    "maximum",
+    "minimum",
+    "atan2",
+    "logical_and",
+    "logical_or",
+    "logical_xor",
+    "bitwise_and",
+    "bitwise_or",
+    "where",
+    "lerp",
+    "prelu",
+    "addcmul",
+    "addcdiv",
+]
+
+
+def evaluate(values: torch.Tensor, like: Value, source: Source) -> Value:
+    """The value whose grid is ``values``: mean and kernels by the spectrum of the function."""
+    values = values.detach().to(torch.float64) if values.dtype != torch.float64 else values.detach()
+    spectrum = Spectrum.of(values.numpy(), source.at)
+    second = spectrum.kernel(source.correlation)
+    covariance = second - spectrum.mean**2
+    covariance = Kernel(
+        max(covariance.same, 0.0), covariance.far, covariance.cross, covariance.sample, covariance.local,
+        bent_profile(like.covariance.profile, values.numpy(), source),
+    )  # fmt: skip
+    return Value(
+        like.dims, spectrum.mean, settle(covariance, like.dims), iid=like.iid, approximate=like.approximate,
+        source=source, grid=values, kept=like.kept, spectrum=spectrum,
+    )  # fmt: skip
+
+
+def bent_profile(profile: Profile, values: np.ndarray, source: Source) -> Profile:
+    """The profile of f(u): to first order a power of u's, d ln E[f²] / d ln V = E[(z² - 1) f²] / (2 E[f²])."""
+    if not profile:
+        return ()
+    z, weights = source.at.z, source.at.weights
+    square = weights * values * values
+    total = float(square.sum())
+    power = float(((z * z - 1) * square).sum()) / (2 * total) if total > 0 else 1.0
+    power = min(max(power, 0.0), 4.0) if math.isfinite(power) else 1.0
+    bent = [None if p is None else np.maximum(p, 0.0) ** power for p in profile]
+    return tuple(None if p is None or not p.mean() > 0 else p / p.mean() for p in bent)
+
+
+def is_number(value: Value) -> bool:
+    """Whether an operand acts as one number (no spread at all)."""
+    return value.variance == 0 or (value.constant is not None and value.constant.numel() == 1)
+
+
+class Elementwise(Rule):
+    """f applied to one Gaussian source: E[f], E[f f'] by Mehler's formula; gradient times f' on the same grid.
+
+    Several operands that are expressions of one source are evaluated together, exactly. Poole et al. 2016, eq. 3-5;
+    Schoenholz et al. 2017, eq. 4 for chi = E[f'^2].
+    """
+
+    def operands(self, call: Call) -> list[tuple[torch.fx.Node, Value]]:
+        """Tensor operands, each node once."""
+        found = []
+        for node in call.node.all_input_nodes:
+            value = call.values.get(node)
+            if not isinstance(value, Value):
+                raise NotReady(node.name)
+            found.append((node, value))
+        return found
+
+    def forward(self, call: Call) -> Result:
+        operands = self.operands(call)
+        moving = [(n, v) for n, v in operands if not is_number(v)]
+        if not moving:
+            return self.of_numbers(call, operands)
+        sources = {v.own_source().identity for _, v in moving}
+        if len(sources) > 1:
+            return self.across_sources(call, moving)
+        like = max((v for _, v in moving), key=lambda v: math.prod(v.shape))
+        source = like.own_source()
+        values = self.on_grid(call, dict(operands), None)
+        result = evaluate(values, like, source)
+        if result.shape != call.shape:
+            result.dims = broadcast_dims([v for _, v in operands], call.shape)
+            result.covariance = settle(result.covariance, result.dims)
+        return result
+
+    def of_numbers(self, call: Call, operands: list[tuple[torch.fx.Node, Value]]) -> Value:
+        """All operands are constant over the tensor: so is the result."""
+        values = self.on_grid(call, dict(operands), None)
+        number = float(values.to(torch.float64).reshape(-1)[0])
+        dims = broadcast_dims([v for _, v in operands], call.shape)
+        return Value(dims, number, Kernel.constant(0.0), iid=all(v.iid for _, v in operands))
+
+    def across_sources(self, call: Call, moving: list[tuple[torch.fx.Node, Value]]) -> Result:
+        """Operands that vary independently of each other."""
+        raise Unknown(f"{call.op} of two independent tensors")
+
+    def on_grid(
+        self, call: Call, values: dict[torch.fx.Node, Value], leaves: dict[torch.fx.Node, torch.Tensor] | None
+    ) -> torch.Tensor:
+        """The recorded function itself, called on grid values (``leaves`` override them, for autograd)."""
+
+        def substitute(node: torch.fx.Node) -> Any:
+            if leaves is not None and node in leaves:
+                return leaves[node].clone()
+            value = values[node]
+            if not is_number(value):
+                return value.own_grid().clone()
+            if value.constant is not None and value.constant.numel() == 1:
+                number = value.constant.reshape(())
+                return number.to(torch.float64) if number.is_floating_point() else number
+            return torch.tensor(value.mean, dtype=torch.float64)
+
+        args = torch.fx.node.map_arg(call.node.args, substitute)
+        kwargs = torch.fx.node.map_arg(call.node.kwargs, substitute)
+        kwargs = {k: v for k, v in kwargs.items() if k not in ("out", "inplace", "dtype")}
+        target = call.node.target
+        function: Callable[..., Any] = target if callable(target) else getattr(torch, call.op)
+        try:
+            with torch.set_grad_enabled(leaves is not None):
+                result = function(*args, **kwargs)
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise Unknown(f"{call.op} cannot be evaluated on a grid: {error}") from error
+        if not isinstance(result, torch.Tensor):
+            result = torch.as_tensor(result)
+        return result
+
+    def backward(self, call: Call, gradient: Gradient) -> Flow:
+        operands = self.operands(call)
+        moving = [(n, v) for n, v in operands if not is_number(v)]
+        numbers = [(n, v) for n, v in operands if is_number(v) and not v.iid and v.constant is None and not v.integer]
+        if not moving:
+            for node, value in numbers:
+                yield node, gradient
+            return
+        if len({v.own_source().identity for _, v in moving}) > 1:
+            yield from self.backward_across(call, gradient, moving)
+            return
+        leaves = {
+            n: v.own_grid().detach().clone().requires_grad_(True) for n, v in moving if v.own_grid().is_floating_point()
+        }
+        if not leaves or not gradient.terms:
+            return
+        result = self.on_grid(call, dict(operands), leaves)
+        if not result.is_floating_point() or not result.requires_grad:
+            return
+        slopes = torch.autograd.grad(result.sum(), list(leaves.values()), allow_unused=True)
+        for node, slope in zip(leaves, slopes, strict=True):
+            if slope is not None:
+                value = dict(moving)[node]
+                flow = gradient.times(torch.nan_to_num(slope), value)
+                if value.shape != call.shape:
+                    dims = call.out.dims
+                    flow = Gradient.fresh(unbroadcast(flow.collapsed(), dims, value.shape))
+                yield node, flow
+
+    def backward_across(self, call: Call, gradient: Gradient, moving: list[tuple[torch.fx.Node, Value]]) -> Flow:
+        """Gradients of independent operands."""
+        return ()
+
+
+@register
+class Unary(Elementwise):
+    """Activations and other functions of one tensor."""
+
+    ops = tuple(UNARY)
+
+
+def aligned(value: Value, others: Dims) -> Value:
+    """A parameter takes the roles of the tensor that it meets."""
+    return adopt(value, others) if value.iid or value.constant is not None else value
+
+
+def split_operands(call: Call) -> tuple[tuple[torch.fx.Node, ...], tuple[Value, ...], Dims]:
+    """Operands of a binary op with parameters' roles read off the other operand, and the dims of the result."""
+    nodes = tuple(call.node.all_input_nodes)
+    values = tuple(call.of(n) for n in nodes)
+    dims = broadcast_dims(values, call.shape)
+    return nodes, tuple(aligned(v, dims) for v in values), dims
+
+
+@register
+class Sum(Elementwise):
+    """a + alpha b. Independent operands: means and covariances add; the gradient goes to both.
+
+    Yang & Schoenholz 2017, eq. 6 (residual networks).
+    """
+
+    ops = ("add", "sub", "subtract", "rsub", "radd", "iadd", "isub")
+    signature = ("input", "other", "alpha")
+
+    def factors(self, call: Call) -> dict[torch.fx.Node, float]:
+        """By how much each operand is multiplied."""
+        alpha = float(call.plain("alpha", 1.0) or 1.0)
+        first, second = call.raw("input"), call.raw("other")
+        sign_first = -alpha if call.op == "rsub" else 1.0
+        sign_second = {"sub": -alpha, "subtract": -alpha, "isub": -alpha, "rsub": 1.0}.get(call.op, alpha)
+        factors: dict[torch.fx.Node, float] = {}
+        for raw, factor in ((first, sign_first), (second, sign_second)):
+            if isinstance(raw, torch.fx.Node):
+                factors[raw] = factors.get(raw, 0.0) + factor
+        return factors
+
+    def across_sources(self, call: Call, moving: list[tuple[torch.fx.Node, Value]]) -> Result:
+        nodes, values, dims = split_operands(call)
+        factors = self.factors(call)
+        mean, covariance = 0.0, None
+        for node, value in zip(nodes, values, strict=True):
+            factor = factors[node]
+            mean += factor * value.mean
+            part = value.covariance * factor**2
+            covariance = part if covariance is None else covariance + part
+        for raw in (call.raw("input"), call.raw("other")):
+            if isinstance(raw, (int, float)):
+                mean += raw
+        assert covariance is not None
+        kept = next((v.kept for v in values if v.kept is not None), None)
+        approximate = any(v.approximate for v in values)
+        return Value(
+            dims, mean, covariance, approximate=approximate, kept=kept, iid=all(v.iid for v in values)
+        ).settled()
+
+    def backward_across(self, call: Call, gradient: Gradient, moving: list[tuple[torch.fx.Node, Value]]) -> Flow:
+        term = Term(gradient.collapsed())
+        factors = self.factors(call)
+        for node, value in moving:
+            if value.iid or value.constant is not None:
+                continue
+            kernel = unbroadcast(term.kernel, call.out.dims, value.shape) * factors[node] ** 2
+            yield node, Gradient.of(Term(kernel, identity=term.identity))
+
+
+@register
+class Product(Elementwise):
+    """a * b. Independent operands: second moments multiply, pair by pair; each gets the gradient times the other."""
+
+    ops = ("mul", "multiply", "imul", "rmul")
+    signature = ("input", "other")
+
+    def across_sources(self, call: Call, moving: list[tuple[torch.fx.Node, Value]]) -> Result:
+        _, values, dims = split_operands(call)
+        mean, second = 1.0, None
+        for value in values:
+            mean *= value.mean
+            second = value.second if second is None else second * value.second
+        assert second is not None
+        approximate = any(v.approximate for v in values)
+        iid = all(v.iid for v in values)
+        return Value(dims, mean, second - mean**2, approximate=approximate, iid=iid).settled()
+
+    def backward_across(self, call: Call, gradient: Gradient, moving: list[tuple[torch.fx.Node, Value]]) -> Flow:
+        nodes, values, dims = split_operands(call)
+        kernel = gradient.collapsed()
+        for i, (node, value) in enumerate(zip(nodes, values, strict=True)):
+            if value.iid or value.constant is not None:
+                continue
+            other = kernel
+            for j, factor in enumerate(values):
+                if j != i:
+                    other = other * factor.second
+            yield node, Gradient.fresh(unbroadcast(other, dims, shape_of(node)))
+
+
+@register
+class Quotient(Product):
+    """a / b = a * (1/b), with 1/b on b's own grid."""
+
+    ops = ("div", "truediv", "true_divide", "divide", "itruediv", "idiv")
+
+    def _factors(self, call: Call) -> tuple[tuple[torch.fx.Node, ...], tuple[Value, ...], Dims]:
+        nodes, values, dims = split_operands(call)
+        if len(nodes) != 2 or call.raw("other") is not nodes[1]:
+            raise Unknown("quotient of more than two tensors")
+        below = values[1]
+        inverse = evaluate(torch.reciprocal(below.own_grid()), below, below.own_source())
+        if not inverse.covariance.finite or below.mean == 0 or abs(below.mean) < 2 * math.sqrt(below.variance):
+            raise Unknown("division by a tensor that comes close to zero")
+        return nodes, (values[0], inverse), dims
+
+    def across_sources(self, call: Call, moving: list[tuple[torch.fx.Node, Value]]) -> Result:
+        _, (above, inverse), dims = self._factors(call)
+        mean = above.mean * inverse.mean
+        return Value(dims, mean, above.second * inverse.second - mean**2, approximate=above.approximate).settled()
+
+    def backward_across(self, call: Call, gradient: Gradient, moving: list[tuple[torch.fx.Node, Value]]) -> Flow:
+        nodes, (above, inverse), dims = self._factors(call)
+        kernel = gradient.collapsed()
+        below = call.of(nodes[1])
+        if not (above.iid or above.constant is not None):
+            yield nodes[0], Gradient.fresh(unbroadcast(kernel * inverse.second, dims, shape_of(nodes[0])))
+        if not (below.iid or below.constant is not None):
+            fourth = inverse.second * inverse.second
+            yield nodes[1], Gradient.fresh(unbroadcast(kernel * above.second * fourth, dims, shape_of(nodes[1])))
+
+
+@register
+class Binary(Elementwise):
+    """Other functions of several tensors: exact where all are expressions of one source, else unknown."""
+
+    ops = tuple(name for name in BINARY if name not in ("where",))
+
+
+@register
+class Glu(Rule):
+    """GLU: a * sigmoid(b) for the two halves of a dim (Dauphin et al. 2017): independent channels, independent factors."""
+
+    ops = ("glu",)
+    signature = ("input", "dim")
+
+    def _gate(self, value: Value) -> tuple[Value, torch.Tensor]:
+        half = value.fresh()
+        grid = half.own_grid().detach().clone().requires_grad_(True)
+        gate = torch.sigmoid(grid)
+        (slope,) = torch.autograd.grad(gate.sum(), grid)
+        return evaluate(gate, half, half.own_source()), slope
+
+    def forward(self, call: Call) -> Result:
+        value = call.value("input")
+        gate, _ = self._gate(value)
+        mean = value.mean * gate.mean
+        from initcheck.signal.value import regroup
+
+        dims = tuple(value.dims)
+        dim = call.dim(int(call.plain("dim", -1)), len(dims))
+        halved = regroup((dims[dim],), (2, call.shape[dim])).dims[1]
+        dims = (*dims[:dim], halved, *dims[dim + 1 :])
+        return Value(dims, mean, value.second * gate.second - mean**2, approximate=value.approximate).settled()
+
+    def backward(self, call: Call, gradient: Gradient) -> Flow:
+        value = call.value("input")
+        gate, slope = self._gate(value)
+        kernel = gradient.collapsed()
+        change = evaluate(slope, value, value.fresh().own_source())
+        straight, through = kernel * gate.second, kernel * value.second * change.second
+        yield call.node_of("input"), Gradient.fresh((straight + through) * 0.5)

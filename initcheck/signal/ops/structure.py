@@ -1,0 +1,689 @@
+"""Ops that move elements without computing: views, permutations, splits, concatenations, copies, indexing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.fx
+
+from initcheck.signal.gradient import Gradient, Term
+from initcheck.signal.kernel import Kernel
+from initcheck.signal.reduce import missing_dims, sum_kernel
+from initcheck.signal.rule import Call, Flow, NotReady, Result, Rule, Unknown, register
+from initcheck.signal.value import Atom, Dim, Dims, Role, Value, carried, parameter_roles, regroup, settle
+
+
+class Passing(Rule):
+    """The same elements under another name: the gradient, slopes included, goes straight through."""
+
+    def backward(self, call: Call, gradient: Gradient) -> Flow:
+        node = call.node.all_input_nodes[0]
+        dims = call.of(node).dims
+        yield node, gradient.mapped(lambda k: settle(k, dims))
+
+
+@register
+class Identity(Passing):
+    """Casts, copies, contiguity: nothing changes."""
+
+    ops = tuple(
+        [
+            "identity",
+            "contiguous",
+            "clone",
+            "to",
+            "type",
+            "type_as",
+            "float",
+            "double",
+            "half",
+            "bfloat16",
+            "alias",
+            "cpu",
+            "cuda",
+            "requires_grad_",
+            "_to_copy",
+            "lift_fresh",
+            "dropout_eval",
+            "data",
+            "view_as_real",
+            "detach_",
+            "checkpoint_name",
+            "graph_break",
+            "ensure_contiguous",
+            "positive_",
+            "long",
+            "int",
+            "bool",
+            "__deepcopy__",
+            "wait_tensor",
+            "channel_shuffle",
+            "resolve_conj",
+            "resolve_neg",
+            "pin_memory",
+        ]
+    )
+
+    def forward(self, call: Call) -> Result:
+        value = call.of(call.node.all_input_nodes[0])
+        integer = call.op in ("long", "int", "bool") or value.integer
+        return value.viewed(value.dims, value.covariance.profile, value.covariance.local) if not integer else value
+
+
+@register
+class Detach(Identity):
+    """A copy that no gradient passes."""
+
+    ops = ("detach", "stop_gradient")
+
+    def backward(self, call: Call, gradient: Gradient) -> Flow:
+        return ()
+
+
+@register
+class Reshape(Passing):
+    """view/reshape/flatten/squeeze/unsqueeze: the atoms of the dims, in order, grouped anew."""
+
+    ops = tuple(
+        [
+            "view",
+            "reshape",
+            "flatten",
+            "unflatten",
+            "squeeze",
+            "unsqueeze",
+            "view_as",
+            "reshape_as",
+            "_unsafe_view",
+            "ravel",
+            "getitem_none",
+            "as_strided_same",
+        ]
+    )
+
+    def forward(self, call: Call) -> Result:
+        value = call.of(call.node.all_input_nodes[0])
+        return reshaped(value, call.shape)
+
+    def backward(self, call: Call, gradient: Gradient) -> Flow:
+        node = call.node.all_input_nodes[0]
+        value = call.of(node)
+        yield node, gradient.mapped(lambda k: settle(_back(k, call.out), value.dims))
+
+
+def _back(k: Kernel, out: Value) -> Kernel:
+    return k if len(k.profile) in (0, len(out.positions)) else k.without_local()
+
+
+def reshaped(value: Value, shape: Sequence[int]) -> Value:
+    """``value`` in another shape of the same elements."""
+    if value.iid and value.constant is None:
+        return restructured(value, shape)
+    done = regroup(value.dims, shape)
+    profile, local = carried(value, done.sources)
+    result = value.viewed(done.dims, profile, local)
+    result.approximate = value.approximate or not done.exact
+    if value.constant is not None and value.constant.numel() == math.prod(shape):
+        result.constant = value.constant.reshape(tuple(shape))
+    return result
+
+
+def restructured(value: Value, shape: Sequence[int]) -> Value:
+    """Independent elements in a new shape: roles by convention until another operand says better."""
+    done = regroup(value.dims, shape)
+    return value.viewed(done.dims, (), None)
+
+
+@register
+class Permute(Passing):
+    """permute/transpose/movedim: dims reordered, and the position axes with them."""
+
+    ops = ("permute", "transpose", "t", "swapaxes", "swapdims", "movedim", "moveaxis", "T", "mT", "adjoint", "numpy_T")
+
+    def order(self, call: Call, ndim: int) -> list[int]:
+        """For each output dim, the input dim."""
+        plain = [call._plain(a) for a in call.node.args[1:]]
+        for key in ("dims", "dim0", "dim1", "axis0", "axis1", "source", "destination"):
+            if key in call.node.kwargs:
+                plain.append(call._plain(call.node.kwargs[key]))
+        if call.op in ("t", "T", "numpy_T"):
+            return list(range(ndim))[::-1]
+        if call.op in ("mT", "adjoint"):
+            plain = [-1, -2]
+        index = torch.empty((1,) * ndim).expand(*range(2, ndim + 2)) if ndim else torch.empty(())
+        if call.op in ("permute",):
+            order = plain[0] if len(plain) == 1 and isinstance(plain[0], (list, tuple)) else plain
+            return [int(d) % ndim for d in order]
+        if call.op in ("movedim", "moveaxis"):
+            return [s - 2 for s in torch.movedim(index, plain[0], plain[1]).shape]
+        return [s - 2 for s in index.transpose(int(plain[0]), int(plain[1])).shape]
+
+    def forward(self, call: Call) -> Result:
+        value = call.of(call.node.all_input_nodes[0])
+        order = self.order(call, len(value.dims))
+        call.memo["order"] = order
+        first: list[int] = []
+        for dim in value.dims:
+            first.append(first[-1] + counts if first else 0)
+            counts = sum(a.role == "P" for a in dim)
+        sources = [first[d] + i for d in order for i in range(sum(a.role == "P" for a in value.dims[d]))]
+        profile, local = carried(value, sources)
+        result = value.viewed(tuple(value.dims[d] for d in order), profile, local)
+        result.kept = None
+        if value.mixing is not None:
+            from dataclasses import replace
+
+            result.mixing = replace(value.mixing, dim=order.index(value.mixing.dim))
+        if value.constant is not None:
+            result.constant = value.constant.permute(order)
+        call.memo["sources"] = sources
+        return result
+
+    def backward(self, call: Call, gradient: Gradient) -> Flow:
+        node = call.node.all_input_nodes[0]
+        value = call.of(node)
+        back: list[int] = [0] * len(call.memo["sources"])
+        for new, old in enumerate(call.memo["sources"]):
+            back[old] = new
+
+        def unpermuted(k: Kernel) -> Kernel:
+            profile = tuple(k.profile[b] for b in back) if len(k.profile) == len(back) else ()
+            local = k.local.transpose(back) if k.local is not None and k.local.ndim == len(back) else None
+            return Kernel(k.same, k.far, k.cross, k.sample, local, profile)
+
+        yield node, gradient.mapped(lambda k: settle(unpermuted(k), value.dims))
+
+
+@register
+class Expand(Rule):
+    """Copies along new dims. Backward sums over the copies."""
+
+    ops = ("expand", "expand_as", "broadcast_to", "repeat", "tile", "repeat_interleave", "broadcast_tensors")
+
+    def forward(self, call: Call) -> Result:
+        value = call.of(call.node.all_input_nodes[0])
+        shape = call.shape
+        extra = len(shape) - len(value.dims)
+        if extra < 0:
+            raise Unknown(f"{call.op} to fewer dims")
+        batch = call.memo.setdefault("batch", True)
+        dims: list[Dim] = []
+        for i, size in enumerate(shape):
+            old = value.dims[i - extra] if i >= extra else ()
+            had = math.prod(a.size for a in old)
+            if had == size:
+                dims.append(old)
+            elif size % max(had, 1) == 0:
+                role: Role = "S" if i == 0 and batch and not value.atoms("S") else "P"
+                copies = Atom(role, size // had)
+                dims.append((*old, copies) if call.op == "repeat_interleave" else (copies, *old))
+            else:
+                raise Unknown(f"{call.op} of a dim of {had} to {size}")
+        k = value.covariance
+        new = tuple(dims)
+        if not value.atoms("P"):
+            k = Kernel(k.same, k.same, k.cross, k.cross)
+        if not value.atoms("S"):
+            k = Kernel(k.same, k.far, k.same, k.far)
+        result = value.viewed(new)
+        result.covariance = settle(k, new)
+        if value.constant is not None and value.constant.numel() == 1:
+            result.constant = value.constant
+        else:
+            result.constant = None
+        result.iid = False
+        result.kept = value.kept
+        return result
+
+    def backward(self, call: Call, gradient: Gradient) -> Flow:
+        node = call.node.all_input_nodes[0]
+        value = call.of(node)
+        if value.iid or value.constant is not None:
+            return
+        over = missing_dims(call.out.dims, value.shape)
+        if call.op in ("expand", "expand_as", "broadcast_to") or over:
+            kernel = sum_kernel(gradient.collapsed(), call.out.dims, over) if over else gradient.collapsed()
+            copies = math.prod(call.shape) / max(math.prod(value.shape), 1)
+            done = math.prod(a.size for i in over for a in call.out.dims[i])
+            yield node, Gradient.fresh(settle(kernel * (copies / max(done, 1)), value.dims))
+        else:
+            copies = math.prod(call.shape) / max(math.prod(value.shape), 1)
+            yield node, Gradient.fresh(settle(gradient.collapsed() * copies, value.dims))
+
+
+@register
+class Split(Rule):
+    """split/chunk/unbind: parts of one population; along channels they are independent of each other."""
+
+    ops = (
+        "split",
+        "chunk",
+        "unbind",
+        "tensor_split",
+        "split_with_sizes",
+        "hsplit",
+        "vsplit",
+        "unsafe_chunk",
+        "unsafe_split",
+    )
+    signature = ("input", "split_size_or_sections", "dim")
+
+    def forward(self, call: Call) -> Result:
+        value = call.value("input")
+        outputs = call.node.meta["val"]
+        return tuple(taken(value, tuple(int(s) for s in o.shape), call.op == "unbind") for o in outputs)
+
+    def backward_many(self, call: Call, gradients: Any) -> Flow:
+        value = call.value("input")
+        whole = math.prod(value.shape)
+        total: Kernel | None = None
+        for index, gradient in gradients.items():
+            part = call.out[index]
+            kernel = gradient.collapsed() * (math.prod(part.shape) / max(whole, 1))
+            total = kernel if total is None else total + kernel
+        if total is not None:
+            yield call.node_of("input"), Gradient.fresh(settle(total.without_local(), value.dims))
+
+
+def taken(value: Value, shape: tuple[int, ...], dropped: bool = False) -> Value:
+    """Some of the elements: the same moments, another variable. A dim that became smaller keeps its (outer) role."""
+    dims: list[Dim] = []
+    old = list(value.dims)
+    if len(shape) < len(old):
+        # match sizes from both ends; what is left out was selected
+        old = _aligned_dims(old, shape)
+    for dim, size in zip(old, shape, strict=False):
+        had = math.prod(a.size for a in dim)
+        if had == size:
+            dims.append(dim)
+        elif size == 1:
+            dims.append(())
+        else:
+            roles = {a.role for a in dim}
+            role: Role = dim[0].role if len(roles) == 1 else max(dim, key=lambda a: a.size).role
+            if len(dim) > 1 and size % math.prod(a.size for a in dim[1:]) == 0:
+                inner = dim[1:]
+                outer = size // math.prod(a.size for a in inner)
+                dims.append((*((Atom(dim[0].role, outer),) if outer > 1 else ()), *inner))
+            else:
+                dims.append((Atom(role, size),))
+    new = tuple(dims)
+    if value.iid:
+        return value.fresh(new, covariance=settle(value.covariance.without_local(), new))
+    k = value.covariance
+    result = value.fresh(new, covariance=k)
+    result.mixing = None
+    if len(k.profile) == len(result.positions):
+        sizes = result.positions
+        profile = tuple(p if p is None or len(p) == n else None for p, n in zip(k.profile, sizes, strict=True))
+        result.covariance = Kernel(k.same, k.far, k.cross, k.sample, k.local, profile)
+    return result.settled()
+
+
+def _aligned_dims(old: list[Dim], shape: tuple[int, ...]) -> list[Dim]:
+    sizes = [math.prod(a.size for a in dim) for dim in old]
+    result: list[Dim] = []
+    i = 0
+    for remaining, size in zip(range(len(shape), 0, -1), shape, strict=True):
+        while i < len(old) - remaining and sizes[i] != size:
+            i += 1
+        result.append(old[i])
+        i += 1
+    return result
+
+
+@register
+class Take(Rule):
+    """Slices, selections and lookups by index: a sample of the elements.
+
+    Backward: the gradient lands on the elements that were taken (their share of all), zero elsewhere.
+    """
+
+    ops = tuple(
+        [
+            "narrow",
+            "select",
+            "index_select",
+            "gather",
+            "take",
+            "slice",
+            "take_along_dim",
+            "index",
+            "masked_select",
+            "diagonal",
+            "crop",
+            "roll",
+            "flip",
+            "fliplr",
+            "flipud",
+            "rot90",
+            "topk_values",
+            "unfold_view",
+            "slice_scatter_take",
+            "getslice",
+            "select_copy",
+            "slice_copy",
+        ]
+    )
+
+    def forward(self, call: Call) -> Result:
+        value = call.of(call.node.all_input_nodes[0])
+        result = taken(value, call.shape)
+        if call.op in ("roll", "flip") and len(result.dims) == len(value.dims):
+            result.dims = value.dims
+        return result
+
+    def backward(self, call: Call, gradient: Gradient) -> Flow:
+        node = call.node.all_input_nodes[0]
+        value = call.of(node)
+        if value.iid or value.constant is not None:
+            return
+        share = math.prod(call.shape) / max(math.prod(value.shape), 1)
+        k = gradient.collapsed().without_local()
+        pairs = min(share, 1.0)
+        same_dims = value.shape == call.shape
+        lost_positions = value.count("P") > call.out.count("P")
+        far, sample = (k.far * pairs, k.sample * pairs) if lost_positions and not same_dims else (k.far, k.sample)
+        k = Kernel(k.same * share, far * share, k.cross * share, sample * share, None, k.profile)
+        yield node, Gradient.fresh(settle(k, value.dims))
+
+
+@register
+class GetItem(Rule):
+    """x[...]: an output of a tuple, or a slice of a tensor."""
+
+    ops = ("getitem",)
+    signature = ("input", "index")
+
+    def forward(self, call: Call) -> Result:
+        source = call.raw("input")
+        whole = call.values.get(source)
+        if isinstance(whole, tuple):
+            index = int(call.raw("index"))
+            chosen = whole[index] if -len(whole) <= index < len(whole) else None
+            if chosen is None:
+                raise NotReady(str(source))
+            return chosen
+        value = call.value("input")
+        index = call.raw("index")
+        items = index if isinstance(index, tuple) else (index,)
+        if math.prod(call.shape) == math.prod(value.shape) and not any(isinstance(i, torch.fx.Node) for i in items):
+            return reshaped(value, call.shape)
+        tensors = [i for i in items if isinstance(i, torch.fx.Node)]
+        if tensors:
+            return self._gathered(call, value, items)
+        return self._sliced(value, items, call.shape)
+
+    def _sliced(self, value: Value, items: tuple[Any, ...], shape: tuple[int, ...]) -> Value:
+        dims: list[Dim] = []
+        position = 0
+        explicit = sum(i is not None and i is not Ellipsis for i in items)
+        for item in items:
+            if item is None:
+                dims.append(())
+            elif item is Ellipsis:
+                for _ in range(len(value.dims) - explicit):
+                    dims.append(value.dims[position])
+                    position += 1
+            elif isinstance(item, slice):
+                dims.append(value.dims[position])
+                position += 1
+            else:
+                position += 1
+        dims.extend(value.dims[position:])
+        if len(dims) != len(shape):
+            return taken(value, shape)
+        # a view with only the surviving dims, then shrunk
+        survivor = value.fresh(tuple(dims)).settled() if value.iid else value.fresh(tuple(dims))
+        return taken(survivor, shape)
+
+    def _gathered(self, call: Call, value: Value, items: tuple[Any, ...]) -> Value:
+        shape = call.shape
+        if len(shape) == len(value.dims):
+            return taken(value, shape)
+        rest = value.dims[len(items) :] if Ellipsis not in items else ()
+        first = next(i for i in items if isinstance(i, torch.fx.Node))
+        index = call.values.get(first)
+        head: Dims = index.dims if isinstance(index, Value) else ()
+        dims = (*head, *rest)
+        if tuple(math.prod(a.size for a in d) for d in dims) != shape:
+            roles = parameter_roles(len(shape))
+            dims = tuple((Atom(r, s),) if s > 1 else () for r, s in zip(roles, shape, strict=True))
+        return value.fresh(dims, approximate=True).settled()
+
+    def backward(self, call: Call, gradient: Gradient) -> Flow:
+        source = call.raw("input")
+        if isinstance(call.values.get(source), tuple):
+            return  # the engine hands tuple outputs on by index
+        value = call.value("input")
+        if value.iid or value.constant is not None:
+            return
+        if math.prod(call.shape) == math.prod(value.shape):
+            yield source, gradient.mapped(lambda k: settle(k, value.dims))
+            return
+        share = math.prod(call.shape) / max(math.prod(value.shape), 1)
+        k = gradient.collapsed().without_local()
+        positions = call.out.count("P") / max(value.count("P"), 1)
+        far = min(positions, 1.0)
+        k = Kernel(k.same * share, k.far * share * far, k.cross * share, k.sample * share * far, None)
+        yield source, Gradient.fresh(settle(k, value.dims))
+
+
+def mixture(parts: list[tuple[float, Value]]) -> tuple[float, Kernel]:
+    """Mean and covariance of a population made of shares of others."""
+    mean = sum(share * v.mean for share, v in parts)
+    second: Kernel | None = None
+    for share, v in parts:
+        k = v.second * share
+        second = k if second is None else second + k
+    assert second is not None
+    return mean, second - mean**2
+
+
+@register
+class Concatenate(Rule):
+    """cat/stack: a mixture of its parts; each gets its own slice of the gradient."""
+
+    ops = ("cat", "concat", "concatenate", "stack", "hstack", "vstack", "dstack")
+    signature = ("tensors", "dim")
+
+    def _parts(self, call: Call) -> list[tuple[torch.fx.Node, Value]]:
+        raw = call.raw("tensors")
+        nodes = [n for n in raw if isinstance(n, torch.fx.Node)]
+        return [(n, call.of(n)) for n in nodes]
+
+    def forward(self, call: Call) -> Result:
+        parts = self._parts(call)
+        if not parts:
+            raise Unknown("cat of nothing")
+        sizes = [math.prod(v.shape) for _, v in parts]
+        whole = sum(sizes)
+        shares = [s / whole for s in sizes] if whole else [1 / len(parts)] * len(parts)
+        dim = call.dim(int(call.plain("dim", 0)), len(call.shape))
+        anchor = next((v for _, v in parts if not v.iid and v.constant is None), parts[0][1])
+        dims = self._dims(call, anchor, dim)
+        values = [v.fresh(adapted(v, dims), constant=v.constant) if v.iid else v for _, v in parts]
+        along = {a.role for a in dims[dim]}
+        mean, covariance = mixture(list(zip(shares, values, strict=True)))
+        if along == {"P"} or along == {"S"}:
+            covariance = self._between(shares, values, mean, covariance, along == {"P"})
+        result = Value(dims, mean, covariance.without_local(), approximate=any(v.approximate for v in values))
+        result.iid = all(v.iid for v in values)
+        result.integer = all(v.integer for v in values)
+        if along == {"C"}:
+            result.parts = tuple(zip(shares, values, strict=True))
+        return result.settled()
+
+    def _between(self, shares: list[float], values: list[Value], mean: float, k: Kernel, positions: bool) -> Kernel:
+        """Elements of different parts share nothing but what they share with everything: pairs across parts count."""
+        if positions:
+            far = sum(s * s * (v.covariance.far + (v.mean - mean) ** 2) for s, v in zip(shares, values, strict=True))
+            sample = sum(
+                s * s * (v.covariance.sample + (v.mean - mean) ** 2) for s, v in zip(shares, values, strict=True)
+            )
+            return Kernel(k.same, far, k.cross, sample)
+        return k
+
+    def _dims(self, call: Call, anchor: Value, dim: int) -> Dims:
+        dims: list[Dim] = []
+        stacked = call.op in ("stack",)
+        source = iter(anchor.dims)
+        for i, size in enumerate(call.shape):
+            if stacked and i == dim:
+                dims.append((Atom("P", size),) if size > 1 else ())
+                continue
+            old = next(source, ())
+            if math.prod(a.size for a in old) == size:
+                dims.append(old)
+            else:
+                role: Role = old[0].role if old else ("S" if i == 0 else "P" if i < len(call.shape) - 1 else "C")
+                inner = old[1:]
+                per = math.prod(a.size for a in inner)
+                if len(old) > 1 and size % per == 0:
+                    dims.append((Atom(role, size // per), *inner))
+                else:
+                    dims.append((Atom(role, size),) if size > 1 else ())
+        return tuple(dims)
+
+    def backward(self, call: Call, gradient: Gradient) -> Flow:
+        parts = self._parts(call)
+        if gradient.parts and len(gradient.parts) == len(parts):
+            for (node, value), own in zip(parts, gradient.parts, strict=True):
+                yield node, own.mapped(lambda k, d=value.dims: settle(k, d))
+            return
+        kernel = gradient.collapsed().without_local()
+        for node, value in parts:
+            if value.iid or value.constant is not None:
+                continue
+            yield node, Gradient.of(Term(settle(kernel, value.dims)))
+
+
+def adapted(value: Value, dims: Dims) -> Dims:
+    """Dims for a parameter among activations: the roles of the activations, its own sizes."""
+    if len(value.dims) != len(dims):
+        return value.dims
+    result: list[Dim] = []
+    for own, theirs in zip(value.dims, dims, strict=True):
+        size = math.prod(a.size for a in own)
+        result.append((Atom(theirs[0].role, size),) if size > 1 and theirs else own)
+    return tuple(result)
+
+
+@register
+class Pad(Rule):
+    """F.pad: zeros dilute (exactly, as a profile); reflected, replicated and circular padding repeats what is there."""
+
+    ops = ("pad", "constant_pad_nd")
+    signature = ("input", "pad", "mode", "value")
+
+    def forward(self, call: Call) -> Result:
+        value = call.value("input")
+        dims: list[Dim] = []
+        for dim, size in zip(value.dims, call.shape, strict=True):
+            had = math.prod(a.size for a in dim)
+            role: Role = dim[0].role if dim else "P"
+            dims.append(dim if had == size else ((Atom(role, size),) if size > 1 else ()))
+        share = math.prod(value.shape) / max(math.prod(call.shape), 1)
+        new = tuple(dims)
+        mode = call.plain("mode", "constant") or "constant"
+        if mode != "constant" or share >= 1:
+            return value.fresh(new, covariance=value.covariance.without_local()).settled()
+        fill = float(call.plain("value", 0.0) or 0.0)
+        mean = value.mean * share + fill * (1 - share)
+        second = value.second * share + fill**2 * (1 - share)
+        second = Kernel(second.same, second.far, second.cross, second.sample, None, self._profile(call, value, new))
+        return Value(new, mean, second - mean**2, approximate=value.approximate).settled()
+
+    def _profile(self, call: Call, value: Value, dims: Dims) -> Any:
+        import numpy as np
+
+        pads = [int(p) for p in call.plain("pad")]
+        old = iter(value.covariance.profile or (None,) * len(value.positions))
+        result = []
+        for i, (before, after) in enumerate(zip(value.dims, dims, strict=True)):
+            mine = [next(old) for a in before if a.role == "P"]
+            count = sum(a.role == "P" for a in after)
+            if not count:
+                continue
+            fits = 2 * (len(dims) - i) <= len(pads)
+            if before == after or count != 1 or not fits:
+                result.extend(mine if len(mine) == count else [None] * count)
+                continue
+            low, high = pads[2 * (len(dims) - i) - 2], pads[2 * (len(dims) - i) - 1]
+            inner = mine[0] if mine and mine[0] is not None else np.ones(math.prod(a.size for a in before))
+            if low < 0 or high < 0:
+                inner = inner[max(-low, 0) : len(inner) - max(-high, 0)]
+            full = np.concatenate([np.zeros(max(low, 0)), inner, np.zeros(max(high, 0))])
+            size = math.prod(a.size for a in after)
+            result.append(full / full.mean() if len(full) == size and full.mean() > 0 else None)
+        return tuple(result)
+
+    def backward(self, call: Call, gradient: Gradient) -> Flow:
+        value = call.value("input")
+        yield call.node_of("input"), Gradient.fresh(settle(gradient.collapsed().without_local(), value.dims))
+
+
+@register
+class Upsample(Rule):
+    """Nearest copies each element; (bi)linear averages neighbours. Backward sums over the copies."""
+
+    ops = ("interpolate", "upsample", "upsample_nearest", "upsample_bilinear")
+    signature = ("input", "size", "scale_factor", "mode", "align_corners")
+
+    def _kept(self, call: Call, value: Value) -> tuple[float, float]:
+        """Share of v_p that survives interpolation, and the growth of the number of positions."""
+        mode = str(call.plain("mode", "nearest"))
+        growth = math.prod(call.shape) / max(math.prod(value.shape), 1)
+        kept = 1.0
+        if "linear" in mode and growth > 1:
+            for old, new in zip(value.shape[2:], call.shape[2:], strict=True):
+                if new > old > 1:
+                    kept *= 2 / 3 + (old / new) ** 2 / 12
+        return kept, growth
+
+    def forward(self, call: Call) -> Result:
+        value = call.value("input")
+        kept, _ = self._kept(call, value)
+        dims: list[Dim] = []
+        for dim, size in zip(value.dims, call.shape, strict=True):
+            had = math.prod(a.size for a in dim)
+            dims.append(dim if had == size else ((Atom("P", size),) if size > 1 else ()))
+        new = tuple(dims)
+        k = value.covariance
+        if not value.positions:
+            return value.fresh(new, covariance=settle(Kernel(k.same, k.same, k.cross, k.cross), new))
+        same = k.far + (k.same - k.far) * kept
+        cross = k.sample + (k.cross - k.sample) * kept
+        return value.fresh(new, covariance=Kernel(same, k.far, cross, k.sample)).settled()
+
+    def backward(self, call: Call, gradient: Gradient) -> Flow:
+        value = call.value("input")
+        kept, growth = self._kept(call, value)
+        k = gradient.collapsed().without_local()
+        if growth <= 1:
+            yield call.node_of("input"), Gradient.fresh(settle(k * growth, value.dims))
+            return
+        # an element's copies: growth of them, correlated as positions are
+        same = growth * (k.same - k.far) * kept + growth**2 * k.far
+        cross = growth * (k.cross - k.sample) * kept + growth**2 * k.sample
+        k = Kernel(same, growth**2 * k.far, cross, growth**2 * k.sample)
+        yield call.node_of("input"), Gradient.fresh(settle(k, value.dims))
+
+
+@register
+class PixelShuffle(Passing):
+    """pixel_shuffle/unshuffle: channels become positions (independent ones), or positions channels."""
+
+    ops = ("pixel_shuffle", "pixel_unshuffle")
+
+    def forward(self, call: Call) -> Result:
+        value = call.of(call.node.all_input_nodes[0])
+        dims = tuple(
+            () if n == 1 else (Atom(r, n),)
+            for r, n in zip(("S", "C", "P", "P")[-len(call.shape) :], call.shape, strict=True)
+        )
+        k = value.covariance
+        return value.viewed(dims).fresh(dims, covariance=Kernel(k.same, k.far, k.cross, k.sample)).settled()

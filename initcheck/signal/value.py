@@ -1,0 +1,313 @@
+"""What is known of one tensor of the forward pass: moments, the role of every dim, and its expression on a grid."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+import torch
+
+from initcheck.signal.grid import Nodes, Spectrum, nodes, phase_for_kink_at
+from initcheck.signal.kernel import Array, Kernel, Profile
+from initcheck.signal.result import Moments
+
+Role = Literal["S", "C", "P"]
+"""Sample, channel (units with weights of their own) or position (units that share weights)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Atom:
+    """A factor of a dim that a reshape cannot be seen to break further: its role and size."""
+
+    role: Role
+    size: int
+
+
+Dim = tuple[Atom, ...]
+"""A dim is the product of its atoms, outermost first; a dim of size 1 has none."""
+Dims = tuple[Dim, ...]
+
+_identities = itertools.count(1)
+
+
+@dataclass(eq=False, slots=True)
+class Source:
+    """A Gaussian variable on a grid: all elementwise expressions of it share the points, and are exact together."""
+
+    u: torch.Tensor
+    at: Nodes
+    correlation: Kernel
+    identity: int = field(default_factory=lambda: next(_identities))
+
+
+@dataclass(eq=False, slots=True)
+class Value:
+    """One tensor. ``covariance`` is centred at ``mean``; ``grid``: values of an elementwise expression on ``source``.
+
+    ``iid``: elements are independent draws (a parameter, or an elementwise function of one), so that the roles of its
+    dims are whatever the other operand says. ``constant``: the exact values, where no input or parameter is involved.
+    ``approximate``: the roles of some dims are a best guess.
+    ``kept``: for scores under a mask, the number of unmasked keys of each query. ``mixing``: what ``softmax`` made.
+    """
+
+    dims: Dims
+    mean: float
+    covariance: Kernel
+    iid: bool = False
+    constant: torch.Tensor | None = None
+    integer: bool = False
+    approximate: bool = False
+    origin: Value | None = None
+    source: Source | None = None
+    grid: torch.Tensor | None = None
+    kept: Array | None = None
+    mixing: Mixing | None = None
+    parts: tuple[tuple[float, Value], ...] = ()
+    spectrum: Spectrum | None = None
+
+    @property
+    def second(self) -> Kernel:
+        """E[x x'], not centred."""
+        return self.covariance + self.mean**2
+
+    @property
+    def variance(self) -> float:
+        """Var[x] over all elements."""
+        return self.covariance.same
+
+    @property
+    def moments(self) -> Moments:
+        """The nested variances; what positions share across samples (position embeddings) counts as between channels."""
+        k = self.covariance
+        shared = max(k.cross, 0.0)
+        between_samples = k.far - k.sample
+        return Moments(self.mean, shared, between_samples, k.same - shared - between_samples)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Sizes of the dims."""
+        return tuple(math.prod(atom.size for atom in dim) for dim in self.dims)
+
+    def atoms(self, role: Role | None = None) -> tuple[Atom, ...]:
+        """All atoms in order, or those of one role."""
+        return tuple(a for dim in self.dims for a in dim if role is None or a.role == role)
+
+    def count(self, role: Role) -> int:
+        """Number of elements along that role."""
+        return math.prod(a.size for a in self.atoms(role))
+
+    @property
+    def positions(self) -> tuple[int, ...]:
+        """Sizes of the position atoms."""
+        return tuple(a.size for a in self.atoms("P"))
+
+    def own_source(self) -> Source:
+        """The source its grid lives on; a value that is no expression becomes a (Gaussian) source of its own."""
+        if self.source is None and self.origin is not None:
+            self.source, self.grid = self.origin.own_source(), self.origin.own_grid()
+        if self.source is None:
+            std = math.sqrt(max(self.variance, 0.0))
+            at = nodes(phase_for_kink_at(-self.mean / std) if std > 0 else 0)
+            scale = self.variance if self.variance > 0 else 1.0
+            correlation = self.covariance * (1.0 / scale)
+            self.source = Source(torch.from_numpy(self.mean + std * at.z), at, correlation)
+            self.grid = self.source.u
+        return self.source
+
+    def own_grid(self) -> torch.Tensor:
+        """Its values on the grid of ``own_source``."""
+        self.own_source()
+        assert self.grid is not None
+        return self.grid
+
+    def viewed(self, dims: Dims, profile: Profile = (), local: Array | None = None) -> Value:
+        """The same elements in other dims: still the same variable, on the same grid."""
+        covariance = replace(self.covariance, local=local, profile=profile)
+        return replace(self, dims=dims, covariance=covariance, origin=self, source=None, grid=None, parts=())
+
+    def fresh(self, dims: Dims | None = None, **changes: object) -> Value:
+        """A new variable with these moments (other elements, or another function, of the same population)."""
+        if dims is not None:
+            changes["dims"] = dims
+        blank = {"origin": None, "source": None, "grid": None, "constant": None, "parts": (), "spectrum": None}
+        return replace(self, **{**blank, **changes})  # type: ignore[arg-type]
+
+    def settled(self) -> Value:
+        """Itself, with the classes of pairs that do not exist (no samples, no positions) made equal to those that do."""
+        self.covariance = settle(self.covariance, self.dims)
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Mixing:
+    """Rows of non-negative weights that sum to one (softmax over keys).
+
+    ``square``: E[sum_k p_k^2] of one row; ``overlap``: E[sum_k p_k p'_k] of two rows of different queries (or samples);
+    ``keys``: the dim that the rows run over.
+    """
+
+    square: float
+    overlap: float
+    keys: int
+    dim: int
+    logit_variance: float
+
+
+def settle(k: Kernel, dims: Dims) -> Kernel:
+    """``k`` for a tensor with these dims: pairs that differ in a role that no dim has are pairs that do not differ."""
+    roles = {a.role for dim in dims for a in dim}
+    positions = sum(a.role == "P" for dim in dims for a in dim)
+    local = k.local if k.local is not None and k.local.ndim == positions else None
+    profile = k.profile if len(k.profile) == positions else ()
+    same, far, cross, sample = k.same, k.far, k.cross, k.sample
+    if "P" not in roles:
+        far, sample = same, cross
+    if "S" not in roles:
+        cross, sample = same, far
+    return Kernel(same, far, cross, sample, local, profile)
+
+
+def dims_of(shape: Sequence[int], roles: Sequence[Role]) -> Dims:
+    """One atom for each dim that is larger than 1."""
+    return tuple((Atom(role, int(size)),) if size != 1 else () for size, role in zip(shape, roles, strict=True))
+
+
+_DEFAULT_ROLES: dict[int, tuple[Role, ...]] = {
+    0: (),
+    1: ("C",),
+    2: ("S", "C"),
+    3: ("S", "P", "C"),
+    4: ("S", "C", "P", "P"),
+    5: ("S", "C", "P", "P", "P"),
+}
+
+
+def default_roles(ndim: int) -> tuple[Role, ...]:
+    """Roles of an input's dims by their number: (S, C), (S, P, C), (S, C, P, P), ..."""
+    return _DEFAULT_ROLES.get(ndim) or ("S", *("P",) * (ndim - 2), "C")
+
+
+def parameter_roles(ndim: int) -> tuple[Role, ...]:
+    """Roles of a parameter's dims before another operand says better: (C), (P, C), (S, P, C), (S, C, P, P)."""
+    return ("P", "C") if ndim == 2 else default_roles(ndim)
+
+
+def iid_value(shape: Sequence[int], mean: float, variance: float, roles: Sequence[Role]) -> Value:
+    """Independent elements of that mean and variance."""
+    dims = dims_of(shape, roles)
+    used = {a.role for dim in dims for a in dim}
+    covariance = Kernel.independent(variance, "S" in used, "P" in used)
+    return Value(dims, mean, covariance, iid=True)
+
+
+def adopt(value: Value, dims: Dims) -> Value:
+    """An iid value, its dims aligned from the right with ``dims`` of the other operand, with the roles read off there."""
+    offset = len(dims) - len(value.dims)
+    aligned = tuple(dims[i + offset] if own and i + offset >= 0 else () for i, own in enumerate(value.dims))
+    aligned = tuple(
+        theirs if _size(theirs) == _size(own) else own for own, theirs in zip(value.dims, aligned, strict=True)
+    )
+    used = {a.role for dim in aligned for a in dim}
+    covariance = Kernel.independent(value.variance, "S" in used, "P" in used)
+    return replace(value, dims=aligned, covariance=covariance)
+
+
+def _size(dim: Dim) -> int:
+    return math.prod(a.size for a in dim)
+
+
+def broadcast_dims(values: Sequence[Value], shape: Sequence[int]) -> Dims:
+    """Dims of an elementwise result: for each position, those of an operand that has the full size there."""
+    result: list[Dim] = []
+    for i in range(len(shape)):
+        candidates = []
+        for value in values:
+            index = i - (len(shape) - len(value.dims))
+            if 0 <= index < len(value.dims) and _size(value.dims[index]) == shape[i]:
+                candidates.append((value.iid or value.constant is not None, value.dims[index]))
+        candidates.sort(key=lambda c: c[0])
+        fallback: Dim = (Atom("P" if 0 < i < len(shape) - 1 else "C", int(shape[i])),)
+        result.append(candidates[0][1] if candidates else (fallback if shape[i] != 1 else ()))
+    return tuple(result)
+
+
+@dataclass(frozen=True, slots=True)
+class Regrouping:
+    """Outcome of a reshape: new dims, and for each new position atom the old one it is (or None when it was split)."""
+
+    dims: Dims
+    sources: tuple[int | None, ...]
+    exact: bool
+
+
+def regroup(dims: Dims, shape: Sequence[int]) -> Regrouping:
+    """Distribute the atoms of ``dims``, in order, over a new ``shape``; an atom is split where a border cuts it.
+
+    Where sizes do not divide (a reshape across unrelated dims), the border atom takes part in both: roles of the
+    larger part win and ``exact`` is False.
+    """
+    queue: list[tuple[Atom, int | None]] = []
+    position = 0
+    for atom in (a for dim in dims for a in dim):
+        queue.append((atom, position if atom.role == "P" else None))
+        position += atom.role == "P"
+    queue.reverse()
+    result: list[Dim] = []
+    sources: list[int | None] = []
+    exact = True
+    for size in shape:
+        need, group = int(size), []
+        while need > 1 and queue:
+            atom, index = queue.pop()
+            if need % atom.size == 0:
+                group.append(atom)
+                need //= atom.size
+                if atom.role == "P":
+                    sources.append(index)
+            elif atom.size % need == 0:
+                group.append(Atom(atom.role, need))
+                queue.append((Atom(atom.role, atom.size // need), None))
+                if atom.role == "P":
+                    sources.append(None)
+                need = 1
+            else:
+                exact = False
+                divisor = math.gcd(need, atom.size)
+                role = group[0].role if group and group[0].size > atom.size else atom.role
+                group.append(Atom(role, need))
+                if role == "P":
+                    sources.append(None)
+                if atom.size // divisor > 1:
+                    queue.append((Atom(atom.role, max(atom.size * 1 // need, 1)), None))
+                need = 1
+        if need > 1:
+            exact = False
+            group.append(Atom(group[-1].role if group else "P", need))
+            if group[-1].role == "P":
+                sources.append(None)
+        result.append(tuple(group))
+    return Regrouping(tuple(result), tuple(sources), exact)
+
+
+def carried(value: Value, sources: Sequence[int | None]) -> tuple[Profile, Array | None]:
+    """Profile and local kernel of the position atoms after they were reordered, split or dropped."""
+    profile: Profile = ()
+    old = value.covariance.profile
+    if old and all(s is not None for s in sources):
+        profile = tuple(old[s] for s in sources if s is not None)
+    local = value.covariance.local
+    if local is not None:
+        kept = [s for s in sources if s is not None]
+        dropped = [a for a in range(local.ndim) if a not in kept]
+        if len(set(kept)) != len(kept):
+            return profile, None
+        reduced = np.transpose(local, [*dropped, *kept])[(0,) * len(dropped)]
+        shape = iter(reduced.shape)
+        local = reduced.reshape([1 if s is None else next(shape) for s in sources])
+        if local.size == 1:
+            local = None
+    return profile, local
