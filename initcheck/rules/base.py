@@ -38,6 +38,8 @@ class ModelContext:
     signal: Signal
     fallback: Location
     source: SourceFile | None = None
+    memo: dict[str, object] = field(default_factory=dict, repr=False)
+    """What rules share: an analysis that several of them read is made once."""
     _suggestions: list[Suggestion] | None = field(default=None, repr=False)
 
     def suggested(self) -> list[Suggestion]:

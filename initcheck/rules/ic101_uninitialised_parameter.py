@@ -1,0 +1,177 @@
+"""IC101: a parameter that is memory as it was found: ``torch.empty`` or ``torch.Tensor(n)``, never written."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from initcheck.findings import Finding, Location
+from initcheck.rules.base import ModelContext, finding
+from initcheck.rules.source_index import init_writes
+
+if TYPE_CHECKING:
+    from initcheck.source.file import SourceFile
+    from initcheck.tracing.trace import ParameterRecord
+
+CODE = "IC101"
+
+_FACTORIES = frozenset({"torch.empty", "torch.Tensor", "torch.FloatTensor", "torch.DoubleTensor", "torch.HalfTensor"})
+_PARAMETER = frozenset({"torch.nn.Parameter", "torch.nn.parameter.Parameter"})
+_LOADED = re.compile(r"load_state_dict|from_pretrained|load_checkpoint|safetensors|torch\.load")
+_LOOPS = frozenset({"parameters", "named_parameters", "state_dict", "modules", "named_modules"})
+
+
+def _message(attribute: str, factory: str) -> str:
+    made = f"made by `{factory}` and " if factory else ""
+    return (
+        f"`self.{attribute}` is uninitialised memory: it is {made}never written, so it starts as whatever was there: "
+        "zeros, huge numbers or NaN"
+    )
+
+
+_SUGGESTION = "write it, e.g. nn.init.xavier_uniform_ or nn.init.normal_(..., std=0.02), in __init__"
+
+
+# -- from the init log -----------------------------------------------------------------------------------------------
+
+
+def check_model(context: ModelContext) -> Iterator[Finding]:
+    """Parameters whose final distribution is uninitialised memory, one finding for each place that makes them."""
+    seen: set[Location] = set()
+    for record in context.trace.parameters.values():
+        if record.distribution.kind != "uninitialised":
+            continue
+        if context.source is not None and _written_elsewhere(context.source, record.attribute):
+            continue  # a method of the file does it, when it is called: torch.empty in __init__ is then good practice
+        where, factory = _made(record, context)
+        if where in seen:
+            continue
+        seen.add(where)
+        yield finding(
+            CODE,
+            _message(record.attribute, factory),
+            where,
+            model=context.trace.model,
+            parameter=record.name,
+            suggestion=_SUGGESTION,
+        )
+
+
+def _written_elsewhere(source: SourceFile, attribute: str) -> bool:
+    return any(write.key.endswith(f".{attribute}") for write in init_writes(source))
+
+
+def _made(record: ParameterRecord, context: ModelContext) -> tuple[Location, str]:
+    """The assignment of the parameter in the checked file, else where its layer was made; and what made it."""
+    module = context.trace.modules.get(record.module)
+    if context.source is not None and module is not None:
+        class_name = module.type_name.rpartition(".")[2]
+        for node, attribute, factory in _creations(context.source):
+            owner = context.source.find_class(class_name)
+            if (
+                attribute == record.attribute
+                and owner is not None
+                and owner.lineno <= node.lineno <= (owner.end_lineno or 0)
+            ):
+                return context.source.location(node), factory
+        where = context.source.attribute_assignment(class_name, record.attribute)
+        if where is not None:
+            return where, ""
+    return record.location or context.fallback, ""
+
+
+# -- from the source alone -------------------------------------------------------------------------------------------
+
+
+def check_source(source: SourceFile) -> Iterator[Finding]:
+    """Only where it is certain: nothing in the file can write the parameter, or load it."""
+    if "Parameter(" not in source.text or _LOADED.search(source.text) is not None:
+        return
+    creations = list(_creations(source))
+    if not creations:
+        return
+    touched = _touched(source, {attribute for _, attribute, _ in creations})
+    for node, attribute, factory in creations:
+        if attribute not in touched:
+            yield finding(
+                CODE,
+                _message(attribute, factory),
+                source.location(node),
+                parameter=attribute,
+                suggestion=_SUGGESTION,
+            )
+
+
+def _creations(source: SourceFile) -> Iterator[tuple[ast.stmt, str, str]]:
+    """``self.<attribute> = nn.Parameter(torch.empty(...))``, with the text of the factory's name."""
+    for node in ast.walk(source.tree):
+        if not isinstance(node, ast.Assign) or not isinstance(node.value, ast.Call):
+            continue
+        value = node.value
+        if source.imports.resolve(value.func) not in _PARAMETER or not value.args:
+            continue
+        made = value.args[0]
+        if not isinstance(made, ast.Call) or not _is_empty(source, made):
+            continue
+        for target in node.targets:
+            if isinstance(target, ast.Attribute) and isinstance(target.value, ast.Name):
+                yield node, target.attr, ast.unparse(made.func)
+
+
+def _is_empty(source: SourceFile, call: ast.Call) -> bool:
+    """A factory of uninitialised memory; ``torch.Tensor([0])`` and ``torch.Tensor(values)`` are data."""
+    name = source.imports.resolve(call.func)
+    if name not in _FACTORIES:
+        return False
+    if name == "torch.empty":
+        return True
+    if not call.args or any(isinstance(a, (ast.List, ast.Tuple, ast.ListComp, ast.Starred)) for a in call.args):
+        return False
+    if len(call.args) > 1:
+        return True
+    only = call.args[0]  # one argument: a size only if that is plain to see
+    if isinstance(only, ast.Constant):
+        return isinstance(only.value, int)
+    text = ast.unparse(only).lower()
+    return bool(re.search(r"(?:num|dim|size|channel|features|width|hidden|n_|len\()", text)) and "[" not in text
+
+
+def _touched(source: SourceFile, attributes: set[str]) -> set[str]:
+    """Attributes that anything in the file may write: assigned again, mutated, passed on, named in a string, looped over."""
+    found: set[str] = set()
+    assigned: dict[tuple[str, str], int] = {}
+    stack: list[tuple[ast.AST, str, bool]] = [(source.tree, "", False)]
+    while stack:
+        node, owner, forward = stack.pop()
+        if isinstance(node, ast.ClassDef):
+            owner = node.name
+        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            forward = node.name == "forward"
+        elif isinstance(node, ast.Attribute):
+            if node.attr in _LOOPS:
+                return set(attributes)
+            if node.attr in attributes and not isinstance(node.ctx, ast.Load):
+                key = (owner, node.attr)
+                assigned[key] = assigned.get(key, 0) + 1
+            if node.attr.endswith("_") and not node.attr.startswith("_"):
+                found |= _mentioned(node.value, attributes)  # self.x.data.normal_
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            found |= attributes & {node.value}
+        elif isinstance(node, ast.Subscript) and not isinstance(node.ctx, ast.Load):
+            found |= _mentioned(node.value, attributes)
+        elif isinstance(node, ast.Call) and not forward and not _reads_only(source, node):
+            for argument in [*node.args, *(k.value for k in node.keywords)]:
+                found |= _mentioned(argument, attributes)
+        stack.extend((child, owner, forward) for child in ast.iter_child_nodes(node))
+    return found | {attribute for (_, attribute), times in assigned.items() if times > 1}
+
+
+def _reads_only(source: SourceFile, call: ast.Call) -> bool:
+    name = source.imports.resolve(call.func) or ""
+    return name.startswith("torch.") and not name.startswith("torch.nn.init") and not name.endswith("_")
+
+
+def _mentioned(expression: ast.AST, attributes: set[str]) -> set[str]:
+    return {n.attr for n in ast.walk(expression) if isinstance(n, ast.Attribute) and n.attr in attributes}

@@ -1,0 +1,102 @@
+"""IC103: the same tensor initialised twice in a row while its sibling is never initialised: a copy-paste slip."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from initcheck.findings import Finding
+from initcheck.rules.base import finding
+from initcheck.rules.source_index import InitWrite, init_writes, layer_attributes, layer_type, text_of
+
+if TYPE_CHECKING:
+    from initcheck.source.file import SourceFile
+
+CODE = "IC103"
+
+_GENERIC = re.compile(r"\.(?:modules|parameters|named_modules|named_parameters|children|apply)\(")
+
+
+def check_source(source: SourceFile) -> Iterator[Finding]:
+    """Repeats within one function, outside of branches, in classes without a loop that reaches every layer."""
+    groups: dict[tuple[ast.ClassDef, object], list[InitWrite]] = defaultdict(list)
+    for write in init_writes(source):
+        if write.classes and write.functions and not write.guards:
+            groups[write.classes[-1], write.functions[-1]].append(write)
+    for (owner, _), writes in groups.items():
+        yield from _check(source, owner, writes)
+
+
+def _check(source: SourceFile, owner: ast.ClassDef, writes: list[InitWrite]) -> Iterator[Finding]:
+    first: dict[str, InitWrite] = {}
+    repeats = []
+    for write in writes:
+        if write.key in first:
+            repeats.append(write)
+        first.setdefault(write.key, write)
+    if not repeats:
+        return
+    layers = layer_attributes(source).get(owner.name, {})
+    body = ast.unparse(owner)
+    if _GENERIC.search(body):
+        return
+    touched = {w.key for w in init_writes(source) if owner in w.classes}
+    for write in repeats:
+        parts = _layer_and_tensor(write.target)
+        if parts is None or parts[0] not in layers:
+            continue
+        name, tensor = parts
+        kind = layer_type(source, layers[name])
+        siblings = [
+            other
+            for other, call in layers.items()
+            if other != name
+            and layer_type(source, call) == kind
+            and not _initialised(other, touched)
+            and not _passed_on(other, owner)
+        ]
+        if not siblings:
+            continue
+        earlier = first[write.key]
+        shown = ", ".join(f"self.{s}.{tensor}" for s in siblings[:4]) + (" ..." if len(siblings) > 4 else "")
+        yield finding(
+            CODE,
+            f"`{write.key}` is initialised again (first at line {earlier.node.lineno}), while {shown} "
+            f"{'is' if len(siblings) == 1 else 'are'} never initialised",
+            source.location(write.node),
+            parameter=f"{name}.{tensor}",
+            suggestion=text_of(write.node).replace(write.key, f"self.{siblings[0]}.{tensor}"),
+            first_line=earlier.node.lineno,
+        )
+
+
+def _layer_and_tensor(target: ast.expr) -> tuple[str, str] | None:
+    """``("fc", "weight")`` of ``self.fc.weight``."""
+    if (
+        isinstance(target, ast.Attribute)
+        and isinstance(target.value, ast.Attribute)
+        and isinstance(target.value.value, ast.Name)
+        and target.value.value.id == "self"
+    ):
+        return target.value.attr, target.attr
+    return None
+
+
+def _initialised(name: str, touched: set[str]) -> bool:
+    return any(re.search(rf"\bself\.{name}\b", key) for key in touched)
+
+
+def _passed_on(name: str, owner: ast.ClassDef) -> bool:
+    """Whether ``self.<name>`` itself is an argument of some call or item of a list: a helper may initialise it."""
+    for node in ast.walk(owner):
+        values: list[ast.expr] = []
+        if isinstance(node, ast.Call):
+            values = [*node.args, *(k.value for k in node.keywords)]
+        elif isinstance(node, (ast.List, ast.Tuple)):
+            values = list(node.elts)
+        if any(isinstance(v, ast.Attribute) and v.attr == name and ast.unparse(v) == f"self.{name}" for v in values):
+            return True
+    return False

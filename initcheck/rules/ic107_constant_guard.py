@@ -1,0 +1,59 @@
+"""IC107: ``if "conv" or "header" in name``: a filter of init code that is always true."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from initcheck.findings import Finding
+from initcheck.rules.base import finding
+from initcheck.rules.source_index import init_writes, text_of
+
+if TYPE_CHECKING:
+    from initcheck.source.file import SourceFile
+
+CODE = "IC107"
+
+
+def check_source(source: SourceFile) -> Iterator[Finding]:
+    """Guards of init writes in which a bare string is an operand of ``or``."""
+    seen: set[ast.If] = set()
+    for write in init_writes(source):
+        for guard in write.guards:
+            if guard not in seen:
+                seen.add(guard)
+                yield from _check(source, guard)
+
+
+def _check(source: SourceFile, guard: ast.If) -> Iterator[Finding]:
+    test = guard.test
+    if not (isinstance(test, ast.BoolOp) and isinstance(test.op, ast.Or)):
+        return
+    bare = [v for v in test.values if isinstance(v, ast.Constant) and isinstance(v.value, str) and v.value]
+    compared = [v for v in test.values if isinstance(v, ast.Compare) and len(v.comparators) == 1]
+    if not bare or not compared:
+        return
+    compare = compared[-1]
+    yield finding(
+        CODE,
+        f"`{text_of(test)}` is always true: the string {bare[0].value!r} alone is an operand of `or`, "
+        "so this branch takes every layer" + (" and the branches after it take none" if guard.orelse else ""),
+        source.location(test),
+        suggestion=f"if {_mended(test, bare, compare)}:",
+    )
+
+
+def _mended(test: ast.BoolOp, bare: list[ast.Constant], compare: ast.Compare) -> str:
+    """Every bare string compared as the last comparison does it."""
+    parts = []
+    for value in test.values:
+        if value in bare and isinstance(compare.ops[0], (ast.In, ast.NotIn)):
+            word = "in" if isinstance(compare.ops[0], ast.In) else "not in"
+            parts.append(f"{ast.unparse(value)} {word} {ast.unparse(compare.comparators[0])}")
+        elif value in bare:
+            sign = "==" if isinstance(compare.ops[0], ast.Eq) else "!="
+            parts.append(f"{ast.unparse(compare.left)} {sign} {ast.unparse(value)}")
+        else:
+            parts.append(ast.unparse(value))
+    return " or ".join(parts)

@@ -1,0 +1,110 @@
+"""IC109: layers that start as copies of one another and are used together."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from initcheck.findings import Finding
+from initcheck.rules.base import ModelContext, finding
+from initcheck.rules.writes import counted, listed
+
+if TYPE_CHECKING:
+    import torch.fx
+
+    from initcheck.tracing.trace import ParameterRecord
+
+CODE = "IC109"
+
+_TWIN = re.compile(r"target|ema|teacher|momentum|shadow|frozen|reference|_ref\b|old|anchor|key_encoder|encoder_k", re.I)
+"""Copies that are meant to start equal: target networks, moving averages, frozen references."""
+
+
+def check_model(context: ModelContext) -> Iterator[Finding]:
+    """One finding for each family of clones: an original, and the copies of it that the same forward pass uses."""
+    used = _used_parameters(context.trace.graph)
+    families: dict[str, list[ParameterRecord]] = defaultdict(list)
+    for record in context.trace.parameters.values():
+        original = _origin(record, context)
+        if original is not None and record.requires_grad and _drawn(record) and not _TWIN.search(record.name):
+            families[original].append(record)
+    groups: dict[tuple[str, ...], list[tuple[str, list[ParameterRecord]]]] = defaultdict(list)
+    for original, clones in families.items():
+        clones = [clone for clone in clones if clone.name in used]
+        source = context.trace.parameters[original]
+        if not clones or not source.requires_grad or original not in used:
+            continue
+        members = (_stem(original, clones[0].name), *(_stem(clone.name, original) for clone in clones))
+        groups[members].append((original, clones))
+    for members, cases in groups.items():
+        yield _finding(context, members, cases)
+
+
+def _origin(record: ParameterRecord, context: ModelContext) -> str | None:
+    """The first of a chain of copies."""
+    name, seen = record.clone_of, {record.name}
+    while name and name not in seen:
+        parent = context.trace.parameters.get(name)
+        if parent is None:
+            return None
+        if not parent.clone_of:
+            return name
+        seen.add(name)
+        name = parent.clone_of
+    return None
+
+
+def _drawn(record: ParameterRecord) -> bool:
+    """Whether its elements are random: zero biases and unit norm weights are equal everywhere, and should be."""
+    return record.distribution.std > 0 and record.distribution.kind != "constant"
+
+
+def _used_parameters(graph: torch.fx.Graph) -> set[str]:
+    return {str(node.meta["parameter"]) for node in graph.nodes if node.op == "get_attr" and "parameter" in node.meta}
+
+
+def _stem(name: str, other: str) -> str:
+    """The module path up to the part in which the two names differ: ``layers.1`` of ``layers.1.linear.weight``."""
+    mine, theirs = name.split("."), other.split(".")
+    differ = next((i for i, (a, b) in enumerate(zip(mine, theirs)) if a != b), len(mine) - 1)
+    return ".".join(mine[: differ + 1])
+
+
+def _finding(
+    context: ModelContext, members: tuple[str, ...], cases: list[tuple[str, list[ParameterRecord]]]
+) -> Finding:
+    original, clones = cases[0]
+    record = context.trace.parameters[original]
+    encoder = _transformer_of(members[0], context)
+    made = f" ({encoder} copies the layer it is given)" if encoder else ""
+    tensors = sum(len(copies) for _, copies in cases)
+    return finding(
+        CODE,
+        f"{counted(len(members), 'module')} start with the same weights{made}: {listed(list(members))}",
+        record.location or clones[0].location or context.fallback,
+        model=context.trace.model,
+        parameter=original,
+        evidence=(
+            f"{counted(tensors, 'tensor')} equal to the corresponding one of {members[0]}, e.g. {clones[0].name} = {original}",
+        ),
+        suggestion=(
+            "draw each copy anew, e.g. for p in self.parameters(): if p.dim() > 1: nn.init.xavier_uniform_(p)"
+            if encoder
+            else "make each layer by its own constructor call, or call reset_parameters() on every copy"
+        ),
+        copies=len(members) - 1,
+    )
+
+
+def _transformer_of(member: str, context: ModelContext) -> str:
+    """``TransformerEncoder``, if that torch class holds the clones."""
+    parts = member.split(".")
+    for end in range(len(parts), -1, -1):
+        module = context.trace.modules.get(".".join(parts[:end]))
+        if module is not None:
+            name = module.type_name.rpartition(".")[2]
+            if name in ("TransformerEncoder", "TransformerDecoder"):
+                return name
+    return ""

@@ -1,0 +1,178 @@
+"""IC301: a fan read off the wrong axis: Kaiming on a matrix used as ``x @ W``, or ``fan_in = weight.size(0)``."""
+
+from __future__ import annotations
+
+import ast
+import math
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from initcheck.findings import Finding, Fix, Location, RewriteCall
+from initcheck.rules.base import ModelContext, finding
+from initcheck.rules.scale import structure_of
+from initcheck.rules.source_index import init_writes, text_of, without_data
+from initcheck.rules.writes import call_frame, call_location, call_node, counted, final_write
+
+if TYPE_CHECKING:
+    from initcheck.init.structure import WeightUse
+    from initcheck.source.file import SourceFile
+    from initcheck.tracing.trace import Write
+
+CODE = "IC301"
+
+_NOTICEABLE = 1.5
+"""Factor by which the std must be off: nearly square matrices are not worth a word."""
+
+_MATRIX_PRODUCTS = frozenset({"matmul", "mm", "addmm", "bmm", "baddbmm", "einsum", "linear"})
+
+
+# -- from the source: fan_in = layer.weight.size(0) ------------------------------------------------------------------
+
+_FAN_IN = re.compile(r"fan_?in", re.I)
+
+
+def check_source(source: SourceFile) -> Iterator[Finding]:
+    """A name that says fan_in, given the first dimension of a layer's weight, which counts its outputs."""
+    if _FAN_IN.search(source.text) is None or not init_writes(source):
+        return
+    for node in ast.walk(source.tree):
+        if not isinstance(node, ast.Assign) or len(node.targets) != 1:
+            continue
+        target = node.targets[0]
+        if not isinstance(target, ast.Name) or _FAN_IN.fullmatch(target.id) is None:
+            continue
+        weight = _first_size(node.value)
+        if weight is not None and _may_be_layer(source, weight):
+            yield finding(
+                CODE,
+                f"`{target.id} = {text_of(node.value)}` is the number of outputs: a layer's weight has the shape "
+                "(out, in, ...), so this is the fan-out",
+                source.location(node),
+                suggestion=f"{target.id} = {ast.unparse(weight)}.size(1)",
+            )
+
+
+def _first_size(value: ast.expr) -> ast.expr | None:
+    """``x.weight`` of ``x.weight.size()[0]``, ``x.weight.data.size(0)`` and ``x.weight.shape[0]``."""
+    sized: ast.expr | None = None
+    if isinstance(value, ast.Subscript) and _is_zero(value.slice):
+        inner = value.value
+        if isinstance(inner, ast.Call) and not inner.args:
+            inner = inner.func
+        if isinstance(inner, ast.Attribute) and inner.attr in ("size", "shape"):
+            sized = inner.value
+    elif isinstance(value, ast.Call) and isinstance(value.func, ast.Attribute) and value.func.attr == "size":
+        if len(value.args) == 1 and _is_zero(value.args[0]):
+            sized = value.func.value
+    if sized is None:
+        return None
+    weight = without_data(sized)
+    return weight if isinstance(weight, ast.Attribute) and weight.attr == "weight" else None
+
+
+def _is_zero(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and node.value == 0 and not isinstance(node.value, bool)
+
+
+def _may_be_layer(source: SourceFile, weight: ast.expr) -> bool:
+    """Not a transposed convolution, nor ``self.weight`` of a class of the user's own, whose shape is its own business."""
+    return not (isinstance(weight, ast.Attribute) and ast.unparse(weight.value) == "self") and (
+        "ConvTranspose" not in source.text
+    )
+
+
+# -- from the graph --------------------------------------------------------------------------------------------------
+
+
+def check_model(context: ModelContext) -> Iterator[Finding]:
+    """One finding for each call that reads the wrong fan of a weight as the graph uses it."""
+    if context.source is not None and any(True for _ in check_source(context.source)):
+        return  # the line that computes the fan is the cause
+    groups: dict[Location, list[tuple[WeightUse, Write, float]]] = defaultdict(list)
+    for use in structure_of(context).by_parameter().values():
+        write = final_write(use.record)
+        if write is None or write.origin != "user" or use.op not in _MATRIX_PRODUCTS or len(use.record.shape) < 2:
+            continue
+        factor = _factor(use, write, context)
+        if factor is not None and max(factor, 1 / factor) >= _NOTICEABLE:
+            groups[call_location(write, context)].append((use, write, factor))
+    for where, cases in groups.items():
+        yield _finding(context, where, cases)
+
+
+def _factor(use: WeightUse, write: Write, context: ModelContext) -> float | None:
+    """Written std over the std with the right fan; None if the call read the right one, or none."""
+    shape = use.record.shape
+    if write.function.startswith("kaiming_"):
+        if write.arguments.get("mode", "fan_in") != "fan_in":
+            return None  # whoever names the fan-out means it, or has transposed it
+        read = math.prod(shape[1:])
+        return math.sqrt(use.fans.fan_in / read) if use.fans.fan_in == shape[-2] and read != use.fans.fan_in else None
+    if write.function in ("uniform_", "normal_") and use.fans.fan_in != use.fans.fan_out:
+        return _hand_written(use, write, context)
+    return None
+
+
+def _hand_written(use: WeightUse, write: Write, context: ModelContext) -> float | None:
+    """``uniform_(-s, s)`` or ``normal_(0, s)`` with s = 1/sqrt(n) and n the other fan, computed and not a literal."""
+    bound = write.distribution.high if write.function == "uniform_" else write.distribution.std
+    if bound is None or bound <= 0 or not _is_computed(write, context):
+        return None
+    n = bound**-2
+    wrong, right = use.fans.fan_out, use.fans.fan_in
+    if abs(n / wrong - 1) > 1e-3 or abs(n / right - 1) < 1e-3:
+        return None
+    return math.sqrt(right / wrong)
+
+
+def _is_computed(write: Write, context: ModelContext) -> bool:
+    """Whether the call's bound is computed from a size, as far as the source shows it."""
+    frame = call_frame(write, context)
+    call = call_node(frame.location, write.function, context.source) if frame is not None else None
+    if call is None or context.source is None or all(isinstance(a, ast.Constant) for a in call.args):
+        return False
+    around = next((w for w in init_writes(context.source) if w.node is call), None)
+    if around is None or not around.functions:
+        return False
+    text = ast.unparse(around.functions[-1])
+    return "size(" in text or "shape" in text or "fan" in text or "sqrt" in text
+
+
+def _finding(context: ModelContext, where: Location, cases: list[tuple[WeightUse, Write, float]]) -> Finding:
+    use, write, factor = cases[0]
+    shape = use.record.shape
+    used = "x @ W" if use.op != "linear" else "x @ W.T"
+    read = use.fans.fan_out
+    more = f" ({counted(len(cases), 'weight')})" if len(cases) > 1 else ""
+    fix = None
+    suggestion = f"use the fan-in, {use.fans.fan_in}: std x {1 / factor:.2g}"
+    if write.function.startswith("kaiming_"):
+        given = {
+            k: _as_source(v) for k, v in write.arguments.items() if k in ("a", "nonlinearity") and v not in (0, None)
+        }
+        arguments = (*given.items(), ("mode", "'fan_out'"))
+        suggestion = f"{write.function}(..., mode='fan_out'), or store W as (out, in) and use F.linear"
+        if context.source is not None and where.path == context.source.path and where.end_line:
+            fix = Fix("read the fan off the other axis", (RewriteCall(where, write.function, arguments),))
+    return finding(
+        CODE,
+        f"`{write.function}` takes {read} as the fan-in of `{use.record.name}`{more}, which is used as {used} with shape "
+        f"{tuple(shape)}: its fan-in is {use.fans.fan_in}, and the std is {factor:.2g} times what was meant",
+        where,
+        model=context.trace.model,
+        parameter=use.record.name,
+        evidence=(
+            f"read: 1/sqrt({read}) = {read**-0.5:.3g}; right: 1/sqrt({use.fans.fan_in}) = {use.fans.fan_in**-0.5:.3g}",
+        ),
+        suggestion=suggestion,
+        fix=fix,
+        factor=factor,
+    )
+
+
+def _as_source(value: object) -> str:
+    if isinstance(value, float) and abs(value - math.sqrt(5)) < 1e-12:
+        return "math.sqrt(5)"
+    return repr(value)

@@ -1,0 +1,50 @@
+"""IC401: a residual net without norms whose stream grows at every addition."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from initcheck.findings import Finding, Severity
+from initcheck.rules.base import ModelContext, finding
+from initcheck.rules.scale import cause_of, joins_of
+from initcheck.rules.writes import class_location
+
+CODE = "IC401"
+
+
+def check_model(context: ModelContext) -> Iterator[Finding]:
+    """One finding for the model, where the growth of its stream is what explodes."""
+    cause = cause_of(context)
+    verdict = cause.consequence
+    if not cause.residual or verdict.severity is None:
+        return
+    joins = joins_of(context)
+    (first, low), (last, high) = joins[0], joins[-1]
+    branches = len(joins)
+    factor = (high / low) ** (1 / (branches - 1))
+    effect = {
+        Severity.ERROR: ": training diverges",
+        Severity.WARNING: ": SGD diverges at common learning rates",
+        Severity.INFO: "",
+    }[verdict.severity]
+    yield finding(
+        CODE,
+        f"nothing scales or normalises the {branches} residual branches: the std of the stream grows from {low:.2g} "
+        f"(after {first or 'the first'}) to {high:.2g} (after {last or 'the last'}), x {factor:.2f} per addition{effect}",
+        class_location(context),
+        severity=verdict.severity,
+        model=context.trace.model,
+        evidence=(
+            f"sigma_out^2 = sigma_in^2 + sigma_branch^2: x {factor**2:.2f} per block, {factor:.2f}^{branches - 1} = "
+            f"{high / low:.2g} over all",
+            f"gradient std: {verdict.steps[-1].row.grad_std or 0:.2g} at {verdict.steps[-1].row.name}, "
+            f"{verdict.steps[0].row.grad_std or 0:.2g} at {verdict.steps[0].row.name}",
+        ),
+        suggestion=(
+            "start the last layer of each branch at zero (Fixup, SkipInit, ReZero), or multiply each branch by "
+            f"1/sqrt({branches}) = {branches**-0.5:.2f}"
+        ),
+        branches=branches,
+        factor=factor,
+        reach=verdict.reach,
+    )

@@ -1,0 +1,281 @@
+"""IC803: init code that raises as soon as it runs on the layers it is meant for."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from initcheck.findings import Finding
+from initcheck.rules.base import finding
+from initcheck.rules.source_index import (
+    FAN_FUNCTIONS,
+    InitWrite,
+    init_writes,
+    layer_attributes,
+    layer_type,
+    text_of,
+    without_data,
+)
+
+if TYPE_CHECKING:
+    from initcheck.source.file import SourceFile
+
+CODE = "IC803"
+
+_ONE_DIMENSIONAL = ("BatchNorm", "LayerNorm", "GroupNorm", "InstanceNorm", "SyncBatchNorm", "PReLU")
+_WITHOUT_WEIGHT = frozenset({"Sequential", "ModuleList", "Module"})
+
+
+def check_source(source: SourceFile) -> Iterator[Finding]:
+    """Four ways to raise: a tensor as a condition, a module as a tensor, a fan of a vector, a class name that also
+    matches a wrapper without a weight."""
+    writes = init_writes(source)
+    if not writes:
+        return
+    guards: set[ast.If] = set()
+    for write in writes:
+        for guard in write.guards:
+            if guard not in guards and _is_truth_of_tensor(source, guard, writes):
+                guards.add(guard)
+                yield _truth_of_tensor(source, guard)
+        yield from _module_as_tensor(source, write)
+        yield from _fan_of_vector(source, write)
+        yield from _missing_bias(source, write)
+    yield from _wrappers(source, writes)
+
+
+# -- if m.bias: ------------------------------------------------------------------------------------------------------
+
+
+def _truth_operands(test: ast.expr) -> Iterator[ast.expr]:
+    """The expressions of which a condition takes the truth value."""
+    if isinstance(test, ast.BoolOp):
+        for value in test.values:
+            yield from _truth_operands(value)
+    elif isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
+        yield from _truth_operands(test.operand)
+    else:
+        yield test
+
+
+def _tensor_operand(test: ast.expr) -> ast.Attribute | None:
+    for operand in _truth_operands(test):
+        bare = without_data(operand)
+        if isinstance(bare, ast.Attribute) and bare.attr in ("bias", "weight"):
+            return bare
+    return None
+
+
+def _is_truth_of_tensor(source: SourceFile, guard: ast.If, writes: tuple[InitWrite, ...]) -> bool:
+    """``if m.bias:`` whose body initialises ``m.bias`` itself, so that it must be a tensor and not a flag."""
+    operand = _tensor_operand(guard.test)
+    if operand is None:
+        return False
+    key = ast.unparse(operand)
+    return any(write.key == key and guard in write.guards for write in writes)
+
+
+def _truth_of_tensor(source: SourceFile, guard: ast.If) -> Finding:
+    operand = _tensor_operand(guard.test)
+    assert operand is not None
+    name = ast.unparse(operand)
+    return finding(
+        CODE,
+        f"`if {text_of(guard.test)}` asks a tensor for one truth value: it raises RuntimeError for every layer whose "
+        f"`{name}` has more than one element",
+        source.location(guard.test),
+        suggestion=f"if {name} is not None:",
+    )
+
+
+# -- zeros_(module), xavier_(bias) -----------------------------------------------------------------------------------
+
+
+def _narrowed(source: SourceFile, write: InitWrite, name: str) -> tuple[str, ...]:
+    """Types of ``torch.nn`` that an enclosing ``isinstance(name, ...)`` leaves for the variable ``name``."""
+    for guard in reversed(write.guards):
+        for test in [guard.test, *(guard.test.values if _is_and(guard.test) else [])]:  # type: ignore[attr-defined]
+            if (
+                isinstance(test, ast.Call)
+                and isinstance(test.func, ast.Name)
+                and test.func.id == "isinstance"
+                and len(test.args) == 2
+                and isinstance(test.args[0], ast.Name)
+                and test.args[0].id == name
+            ):
+                given = test.args[1].elts if isinstance(test.args[1], ast.Tuple) else [test.args[1]]
+                types = [source.imports.resolve(each) or "" for each in given]
+                if all(each.startswith("torch.nn.") for each in types):
+                    return tuple(each.rpartition(".")[2] for each in types)
+                return ()
+    return ()
+
+
+def _is_and(test: ast.expr) -> bool:
+    return isinstance(test, ast.BoolOp) and isinstance(test.op, ast.And)
+
+
+def _layer_of(source: SourceFile, write: InitWrite, expression: ast.expr) -> tuple[tuple[str, ...], ast.Call | None]:
+    """The layer types that ``expression`` must have, and the call that made it, if that is one known call."""
+    if isinstance(expression, ast.Name):
+        return _narrowed(source, write, expression.id), None
+    if isinstance(expression, ast.Attribute) and isinstance(expression.value, ast.Name) and write.classes:
+        if expression.value.id != "self":
+            return (), None
+        call = layer_attributes(source).get(write.classes[-1].name, {}).get(expression.attr)
+        kind = layer_type(source, call) if call is not None else None
+        return ((kind,), call) if kind is not None else ((), None)
+    return (), None
+
+
+def _module_as_tensor(source: SourceFile, write: InitWrite) -> Iterator[Finding]:
+    if write.is_method:
+        return
+    types, _ = _layer_of(source, write, write.target)
+    if types:
+        yield finding(
+            CODE,
+            f"`{write.function}` is given the module `{write.key}` ({' or '.join(types)}), not one of its tensors: it "
+            "raises AttributeError",
+            source.location(write.node),
+            suggestion=f"{write.function}({write.key}.weight)",
+        )
+
+
+def _fan_of_vector(source: SourceFile, write: InitWrite) -> Iterator[Finding]:
+    target = write.target
+    if write.function not in FAN_FUNCTIONS or not isinstance(target, ast.Attribute):
+        return
+    types, _ = _layer_of(source, write, target.value)
+    if not types:
+        return
+    vector = target.attr == "bias" or (
+        target.attr == "weight" and all(kind.startswith(_ONE_DIMENSIONAL) for kind in types)
+    )
+    if vector:
+        yield finding(
+            CODE,
+            f"`{write.function}` computes a fan, and `{write.key}` of {' or '.join(types)} has one dimension: it raises "
+            "ValueError",
+            source.location(write.node),
+            suggestion=f"zeros_({write.key})" if target.attr == "bias" else f"ones_({write.key})",
+        )
+
+
+def _missing_bias(source: SourceFile, write: InitWrite) -> Iterator[Finding]:
+    """``zeros_(self.fc.bias)`` where ``self.fc = nn.Linear(..., bias=False)``."""
+    target = write.target
+    if not isinstance(target, ast.Attribute) or target.attr != "bias":
+        return
+    if any("bias" in ast.unparse(guard.test) for guard in write.guards):
+        return
+    _, call = _layer_of(source, write, target.value)
+    if call is None or not any(
+        k.arg == "bias" and isinstance(k.value, ast.Constant) and k.value.value is False for k in call.keywords
+    ):
+        return
+    yield finding(
+        CODE,
+        f"`{write.key}` is None: the layer is made with bias=False (line {call.lineno}), so this raises AttributeError",
+        source.location(write.node),
+        suggestion="remove this line, or make the layer with a bias",
+    )
+
+
+# -- 'Conv' in m.__class__.__name__ ----------------------------------------------------------------------------------
+
+
+def _wrappers(source: SourceFile, writes: tuple[InitWrite, ...]) -> Iterator[Finding]:
+    """A filter by class name that also catches a class of this file without a weight."""
+    if "__name__" not in source.text or ".apply(" not in source.text:
+        return
+    applied = _applied(source)
+    classes = {node.name: node for node in ast.walk(source.tree) if isinstance(node, ast.ClassDef)}
+    seen: set[ast.If] = set()
+    for write in writes:
+        function = write.functions[-1] if write.functions else None
+        if not isinstance(function, ast.FunctionDef) or function.name not in applied or not write.guards:
+            continue
+        guard = write.guards[-1]
+        target = write.target
+        if guard in seen or not isinstance(target, ast.Attribute) or target.attr != "weight":
+            continue
+        if "hasattr" in "".join(ast.unparse(g.test) for g in write.guards):
+            continue
+        word = _class_name_filter(guard.test)
+        if word is None or _inside_orelse(function, guard):
+            continue
+        caught = sorted(n for n, c in classes.items() if word in n and _lacks_weight(source, c, classes))
+        if caught:
+            seen.add(guard)
+            yield finding(
+                CODE,
+                f"`{text_of(guard.test)}` also matches the class {caught[0]} of this file (line "
+                f"{classes[caught[0]].lineno}), which has no `weight`: `{write.key}` raises AttributeError",
+                source.location(guard.test),
+                suggestion="filter by type: isinstance(m, (nn.Conv2d, nn.ConvTranspose2d))"
+                if word == "Conv"
+                else f"filter by type: isinstance(m, nn.{word})",
+            )
+
+
+def _applied(source: SourceFile) -> set[str]:
+    """Names of functions that are given to ``.apply(...)`` in this file."""
+    return {
+        node.args[0].id if isinstance(node.args[0], ast.Name) else getattr(node.args[0], "attr", "")
+        for node in ast.walk(source.tree)
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr == "apply"
+        and len(node.args) == 1
+    }
+
+
+def _class_name_filter(test: ast.expr) -> str | None:
+    """``Conv`` for ``classname.find("Conv") != -1`` and ``"Conv" in m.__class__.__name__``; None for anything else."""
+    if not isinstance(test, ast.Compare) or len(test.ops) != 1:
+        return None
+    left, right = test.left, test.comparators[0]
+    if isinstance(test.ops[0], ast.In) and isinstance(left, ast.Constant) and isinstance(left.value, str):
+        return left.value if _is_class_name(right) else None
+    if (
+        isinstance(test.ops[0], (ast.NotEq, ast.GtE, ast.Gt))
+        and isinstance(left, ast.Call)
+        and isinstance(left.func, ast.Attribute)
+        and left.func.attr == "find"
+        and _is_class_name(left.func.value)
+        and len(left.args) == 1
+        and isinstance(left.args[0], ast.Constant)
+        and isinstance(left.args[0].value, str)
+    ):
+        return left.args[0].value
+    return None
+
+
+def _is_class_name(expression: ast.expr) -> bool:
+    text = ast.unparse(expression)
+    return text.endswith("__class__.__name__") or "__name__" in text or text.lower() in ("classname", "class_name")
+
+
+def _inside_orelse(function: ast.FunctionDef, guard: ast.If) -> bool:
+    """Whether an earlier branch of the same chain may already have taken the wrapper."""
+    return any(isinstance(node, ast.If) and guard in node.orelse for node in ast.walk(function))
+
+
+def _lacks_weight(source: SourceFile, node: ast.ClassDef, classes: dict[str, ast.ClassDef]) -> bool:
+    """A plain container: derives from ``nn.Module``/``nn.Sequential`` and sets no attribute ``weight``."""
+    for base in node.bases:
+        name = source.imports.resolve(base)
+        if name is None and isinstance(base, ast.Name) and base.id in classes and base.id != node.name:
+            if not _lacks_weight(source, classes[base.id], classes):
+                return False
+        elif name is None or not name.startswith("torch.nn.") or name.rpartition(".")[2] not in _WITHOUT_WEIGHT:
+            return False
+    mentions = any(
+        (isinstance(item, ast.Attribute) and item.attr == "weight" and isinstance(item.ctx, ast.Store))
+        or (isinstance(item, ast.FunctionDef) and item.name in ("weight", "__getattr__"))
+        or (isinstance(item, ast.Constant) and item.value == "weight")
+        for item in ast.walk(node)
+    )
+    return bool(node.bases) and not mentions

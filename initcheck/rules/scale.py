@@ -1,0 +1,432 @@
+"""The common half of IC201-IC205 and IC401: a verdict on the signal, traced back to the lines that are to blame for it."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from initcheck.findings import Evidence, Finding, Fix, Location, Severity
+from initcheck.rules.base import ModelContext, finding
+from initcheck.rules.consequence import Consequence, Step, judge
+from initcheck.rules.writes import (
+    agreed,
+    as_code,
+    call_location,
+    class_location,
+    counted,
+    final_write,
+    insertion,
+    layer_location,
+    rewrite,
+    suggestions_for,
+)
+
+if TYPE_CHECKING:
+    from initcheck.init.structure import Structure, WeightUse
+    from initcheck.init.suggest import Suggestion
+    from initcheck.tracing.trace import ParameterRecord, Write
+
+_MAIN_SHARE = 0.25
+"""Lines that cause less than this part of the fall (or growth) are not named: they are not what has to be changed."""
+
+_MAJORITY = 0.6
+"""Part of a call's layers that must agree on a suggestion for it to be offered (the head may need another gain)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Culprit:
+    """Layers whose weights one line writes, and what part of the verdict they cause.
+
+    ``write`` None: no line does, torch's default stands (or, in a live model, nobody saw).
+    """
+
+    where: Location
+    write: Write | None
+    records: tuple[ParameterRecord, ...]
+    uses: tuple[WeightUse, ...]
+    steps: tuple[Step, ...]
+    blame: float
+    forward_factor: float
+    """Geometric mean of what each layer multiplies the signal by."""
+    backward_factor: float
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """The verdict and its culprits, most to blame first. ``mismatched``: those that IC201 speaks of, by index.
+
+    ``residual``: the growth comes from additions to the stream, not from any layer: IC401 speaks.
+    """
+
+    consequence: Consequence
+    culprits: tuple[Culprit, ...]
+    mismatched: Mapping[int, float]
+    residual: bool
+
+
+def structure_of(context: ModelContext) -> Structure:
+    """Weights, what they feed, residual branches; read once for each model."""
+    from initcheck.init.structure import Structure, analyse
+
+    cached = context.memo.get("structure")
+    if not isinstance(cached, Structure):
+        cached = analyse(context.trace)
+        context.memo["structure"] = cached
+    return cached
+
+
+def cause_of(context: ModelContext) -> Cause:
+    """The verdict on the model's signal and who is to blame; computed once for each model."""
+    cached = context.memo.get("cause")
+    if not isinstance(cached, Cause):
+        cached = _cause(context)
+        context.memo["cause"] = cached
+    return cached
+
+
+def _cause(context: ModelContext) -> Cause:
+    consequence = judge(context.trace, context.signal)
+    if consequence.severity is None:
+        return Cause(consequence, (), {}, False)
+    culprits = tuple(_culprits(context, consequence))
+    residual = consequence.kind == "exploding" and _grows_by_addition(context, consequence)
+    mismatched = {}
+    if not residual:
+        for index, culprit in enumerate(culprits):
+            ratio = gain_ratio(culprit)
+            if ratio is not None and _explains(ratio, culprit, consequence):
+                mismatched[index] = ratio
+    return Cause(consequence, culprits, mismatched, residual)
+
+
+def _culprits(context: ModelContext, consequence: Consequence) -> list[Culprit]:
+    uses = structure_of(context).by_parameter()
+    by_module: dict[str, WeightUse] = {}
+    for use in uses.values():
+        by_module.setdefault(use.record.module, use)
+    groups: dict[object, list[tuple[Step, WeightUse, Write | None]]] = defaultdict(list)
+    for step in consequence.steps:
+        step_use = by_module.get(step.row.name)
+        if step_use is None:
+            continue
+        write = final_write(step_use.record)
+        key: object = ("default",)
+        if write is not None:
+            key = (call_location(write, context), write.function)
+        groups[key].append((step, step_use, write))
+    sign = -1.0 if consequence.kind == "vanishing" else 1.0
+    blames = {key: sum(max(sign * _log(step), 0.0) for step, _, _ in items) for key, items in groups.items()}
+    total = sum(blames.values())
+    culprits = []
+    for key, items in groups.items():
+        if total <= 0 or blames[key] < _MAIN_SHARE * total:
+            continue
+        steps = tuple(step for step, _, _ in items)
+        write = items[0][2]
+        records = tuple(use.record for _, use, _ in items)
+        where = call_location(write, context) if write is not None else _made_at(records, context)
+        culprits.append(
+            Culprit(
+                where,
+                write,
+                records,
+                tuple(use for _, use, _ in items),
+                steps,
+                blames[key] / total,
+                _mean_factor([step.forward for step in steps]),
+                _mean_factor([step.backward for step in steps]),
+            )
+        )
+    return sorted(culprits, key=lambda c: -c.blame)
+
+
+def _log(step: Step) -> float:
+    """What the layer does to signal and gradient together, in natural logarithms."""
+    return _safe_log(step.forward) + _safe_log(step.backward)
+
+
+def _safe_log(value: float) -> float:
+    if value <= 0 or math.isnan(value):
+        return -100.0
+    return 100.0 if math.isinf(value) else math.log(value)
+
+
+def _mean_factor(factors: Sequence[float]) -> float:
+    return math.exp(sum(map(_safe_log, factors)) / len(factors)) if factors else 1.0
+
+
+def _made_at(records: Sequence[ParameterRecord], context: ModelContext) -> Location:
+    """One line if one line makes all the layers, else the model's class."""
+    places = {layer_location(record, context) for record in records}
+    return places.pop() if len(places) == 1 else class_location(context)
+
+
+# -- gains -----------------------------------------------------------------------------------------------------------
+
+_GAIN_BEARING = frozenset({"xavier_uniform_", "xavier_normal_", "kaiming_uniform_", "kaiming_normal_", "orthogonal_"})
+_LINEAR_FEEDS = frozenset({"weight", "output"})
+
+
+def written_gain(write: Write) -> float | None:
+    """The gain that an init call asks for; None for a call that knows no gains."""
+    if write.function not in _GAIN_BEARING:
+        return None
+    arguments = write.arguments
+    if not write.function.startswith("kaiming_"):
+        given = arguments.get("gain", 1.0)
+        return float(given) if isinstance(given, (int, float)) else None
+    from initcheck.init.gain import gain
+
+    name, slope = arguments.get("nonlinearity", "leaky_relu"), arguments.get("a", 0.0)
+    try:
+        if name == "leaky_relu":
+            return math.sqrt(2.0 / (1.0 + float(slope) ** 2))
+        return gain(str(name), convention="torch")
+    except (ValueError, TypeError):
+        return None
+
+
+def needed_gain(use: WeightUse) -> float | None:
+    """The gain of what follows a weight; None where that is no activation (a norm, an addition, attention)."""
+    from initcheck.init.gain import gain
+
+    if use.feeds == "activation":
+        try:
+            return gain(use.activation)
+        except ValueError:
+            return None
+    return 1.0 if use.feeds in _LINEAR_FEEDS else None
+
+
+def gain_ratio(culprit: Culprit) -> float | None:
+    """Written gain over needed gain, of the layers for which both are known (geometric mean); None if there are none."""
+    if culprit.write is None:
+        return None
+    written = written_gain(culprit.write)
+    needed = [g for g in map(needed_gain, culprit.uses) if g is not None]
+    if written is None or written <= 0 or not needed:
+        return None
+    return written / _mean_factor(needed)
+
+
+def _explains(ratio: float, culprit: Culprit, consequence: Consequence) -> bool:
+    """Whether the right gain would undo at least half of what the layers do, in the direction of the verdict."""
+    wrong_way = ratio < 1.0 if consequence.kind == "vanishing" else ratio > 1.0
+    if not wrong_way or abs(math.log(ratio)) < 0.05:
+        return False
+    factors = [f for f in (culprit.forward_factor, culprit.backward_factor) if f > 0]
+    worst = max((abs(_safe_log(f)) for f in factors), default=0.0)
+    return abs(math.log(ratio)) >= 0.5 * worst
+
+
+# -- residual growth -------------------------------------------------------------------------------------------------
+
+
+def joins_of(context: ModelContext) -> list[tuple[str, float]]:
+    """Std of the stream behind each unnormalised, unscaled residual addition, in order, with the module it is in."""
+    found = []
+    for branch in structure_of(context).branches:
+        moments = context.signal.forward.get(branch.join)
+        if moments is not None and not branch.normalised and not branch.scaled:
+            found.append((str(branch.join.meta.get("module", "")), moments.std))
+    return found
+
+
+def _grows_by_addition(context: ModelContext, consequence: Consequence) -> bool:
+    """Whether the stream of a norm-free residual net grows from addition to addition, and most of the growth is there."""
+    joins = joins_of(context)
+    if len(joins) < 2 or joins[0][1] <= 0:
+        return False
+    per_join = (joins[-1][1] / joins[0][1]) ** (1 / (len(joins) - 1))
+    grown = math.log(max(joins[-1][1] / joins[0][1], 1.0))
+    total = math.log(max(max(step.row.forward_std or 0.0 for step in consequence.steps), 1.0 + 1e-9))
+    return per_join > 1.05 and grown >= 0.5 * total
+
+
+# -- findings --------------------------------------------------------------------------------------------------------
+
+
+def direction_finding(context: ModelContext, code: str, kind: str, *, backward: bool) -> list[Finding]:
+    """The findings of one of IC202-IC205: one for each culprit that IC201 does not already explain."""
+    cause = cause_of(context)
+    verdict = cause.consequence
+    named = verdict.backward if backward else verdict.forward
+    if verdict.kind != kind or not named or verdict.severity is None or cause.residual:
+        return []
+    return [
+        _direction(context, code, culprit, verdict, backward=backward)
+        for index, culprit in enumerate(cause.culprits)
+        if index not in cause.mismatched
+    ]
+
+
+def _direction(context: ModelContext, code: str, culprit: Culprit, verdict: Consequence, *, backward: bool) -> Finding:
+    assert verdict.severity is not None
+    what = "gradient" if backward else "signal"
+    verb = "vanishes" if verdict.kind == "vanishing" else "explodes"
+    message = f"the {what} {verb}: {_span(verdict, backward=backward)}; {_blame(culprit)}{_effect(verdict)}"
+    suggestion, fix = mend(context, culprit, verdict.severity)
+    return finding(
+        code,
+        message,
+        culprit.where,
+        severity=verdict.severity,
+        model=context.trace.model,
+        parameter=culprit.records[0].name,
+        evidence=chain(verdict, backward=backward),
+        suggestion=suggestion,
+        fix=fix,
+        layers=len(culprit.records),
+        reach=verdict.reach,
+        share=verdict.share,
+    )
+
+
+def _span(verdict: Consequence, *, backward: bool) -> str:
+    """``the std that depends on the input falls from 0.58 (fc1) to 2e-09 (fc30) over 30 layers``."""
+    steps = verdict.steps
+    first, last = (steps[-1], steps[0]) if backward else (steps[0], steps[-1])
+    one, other = (
+        (first.row.grad_std or 0.0, last.row.grad_std or 0.0) if backward else (first.sample_std, last.sample_std)
+    )
+    moves = "falls" if other < one else "grows"
+    subject = "its std" if backward else "the std that depends on the input"
+    over = counted(len(steps), "layer")
+    overflow = f" (more than {verdict.overflow} can hold)" if verdict.overflow and not backward else ""
+    return f"{subject} {moves} from {one:.2g} ({first.row.name}) to {other:.2g} ({last.row.name}) over {over}{overflow}"
+
+
+def _blame(culprit: Culprit) -> str:
+    layers = counted(len(culprit.records), "layer")
+    factor = (
+        f"x {culprit.forward_factor:.2g} per layer" if len(culprit.records) > 1 else f"x {culprit.forward_factor:.2g}"
+    )
+    if culprit.write is None:
+        record = culprit.records[0]
+        if any(w.origin == "default" for w in record.writes):
+            return f"torch's default init, std 1/sqrt(3 fan_in), of {layers} multiplies it {factor}"
+        return f"the weights of {layers} multiply it {factor}"
+    return f"this `{culprit.write.function}` of {layers} multiplies it {factor}"
+
+
+def _effect(verdict: Consequence) -> str:
+    if verdict.overflow:
+        return ": the loss is not finite"
+    table = {
+        ("vanishing", Severity.ERROR): ": no optimiser recovers from this",
+        ("vanishing", Severity.WARNING): ": SGD does not start to learn, Adam slowly",
+        ("exploding", Severity.ERROR): ": training diverges",
+        ("exploding", Severity.WARNING): ": SGD diverges at common learning rates",
+    }
+    return table.get((verdict.kind, verdict.severity or Severity.INFO), ": learning is slower than it need be")
+
+
+def chain(verdict: Consequence, *, backward: bool = False) -> tuple[Evidence, ...]:
+    """The layers as a chain of scales, compressed: the first two, the worst, the last."""
+    steps = verdict.steps
+    sign = -1.0 if verdict.kind == "vanishing" else 1.0
+    worst = max(range(len(steps)), key=lambda i: sign * _safe_log(steps[i].backward if backward else steps[i].forward))
+    shown = sorted({0, 1, worst, len(steps) - 1} & set(range(len(steps))))
+    lines = []
+    previous = -1
+    for index in shown:
+        if index - previous > 1:
+            lines.append(Evidence(f"... {counted(index - previous - 1, 'layer')} ..."))
+        lines.append(_link(steps, index))
+        previous = index
+    return tuple(lines)
+
+
+def _link(steps: Sequence[Step], index: int) -> Evidence:
+    step, row = steps[index], steps[index].row
+    numbers = f"std {row.forward_std or 0:.2g}, of it input-dependent {step.sample_std:.2g}; gradient std {row.grad_std or 0:.2g}"
+    formula = ""
+    if row.fan_in and row.weight_std is not None:
+        before = steps[index - 1].row if index else None
+        halved = _halving(before)
+        formula = f" = {halved}fan_in {row.fan_in} x {row.weight_std:.2g}^2 = {_numeric(halved, row.fan_in, row.weight_std, before):.2g} of the second moment"
+    return Evidence(
+        f"{row.name}{':' if not formula else ''}{formula and ' factor' + formula + ':'} {numbers}", row.location
+    )
+
+
+def _halving(before: object) -> str:
+    activation = getattr(before, "activation", "") if before is not None else ""
+    moment = _moment(activation)
+    return f"{moment:.2g} x " if moment != 1.0 else ""
+
+
+def _numeric(halved: str, fan_in: int, std: float, before: object) -> float:
+    return _moment(getattr(before, "activation", "") if before is not None else "") * fan_in * std**2
+
+
+def _moment(activation: str) -> float:
+    """E[f(z)^2] of the activation in front, 1/gain^2."""
+    if not activation:
+        return 1.0
+    from initcheck.init.gain import gain
+
+    try:
+        return float(gain(activation) ** -2)
+    except ValueError:
+        return 1.0
+
+
+# -- edits -----------------------------------------------------------------------------------------------------------
+
+
+def mend(context: ModelContext, culprit: Culprit, severity: Severity) -> tuple[str, Fix | None]:
+    """What to write instead, and the edit that writes it (not for a finding that is only for information)."""
+    suggestions = suggestions_for(list(culprit.records), context)
+    if not suggestions:
+        return _general(culprit), None
+    main = agreed(suggestions) or _majority(suggestions)
+    if main is None:
+        text = "; ".join(as_code(s.function, s.arguments, s.parameter) for s in _distinct(suggestions)[:3])
+        more = " (one call serves layers that need different ones: split it)" if culprit.write is not None else ""
+        if culprit.write is not None or severity < Severity.WARNING:
+            return text + more, None
+        edit = insertion(list(culprit.records), context)
+        return text, Fix("initialise the layers", (edit,)) if edit is not None else None
+    text = as_code(main.function, main.arguments, _target(culprit, main))
+    if severity < Severity.WARNING:
+        return text, None
+    if culprit.write is not None:
+        call = rewrite(culprit.where, main, context)
+        return text, Fix(f"initialise with {main.function}", (call,)) if call is not None else None
+    wanted = {
+        (s.function, s.arguments) for s in suggestions if (s.function, s.arguments) == (main.function, main.arguments)
+    }
+    served = [r for r, s in zip(culprit.records, suggestions) if (s.function, s.arguments) in wanted]
+    edit = insertion(served if len(suggestions) == len(culprit.records) else list(culprit.records), context)
+    return text, Fix(f"initialise with {main.function}", (edit,)) if edit is not None else None
+
+
+def _general(culprit: Culprit) -> str:
+    """Where the solver has nothing to say: the standard scheme of the activation."""
+    activation = next((use.activation for use in culprit.uses if use.activation), "")
+    if activation in ("relu", "leaky_relu", "relu6", "prelu", "gelu", "silu", ""):
+        return "nn.init.kaiming_normal_(module.weight, nonlinearity='relu')"
+    return f"nn.init.xavier_normal_(module.weight, gain=initcheck.init.gain({activation!r}))"
+
+
+def _majority(suggestions: Sequence[Suggestion]) -> Suggestion | None:
+    counts: dict[object, list[Suggestion]] = defaultdict(list)
+    for suggestion in suggestions:
+        counts[suggestion.function, suggestion.arguments].append(suggestion)
+    most = max(counts.values(), key=len)
+    return most[0] if len(most) >= _MAJORITY * len(suggestions) else None
+
+
+def _distinct(suggestions: Sequence[Suggestion]) -> list[Suggestion]:
+    seen: dict[object, Suggestion] = {}
+    for suggestion in suggestions:
+        seen.setdefault((suggestion.function, suggestion.arguments), suggestion)
+    return list(seen.values())
+
+
+def _target(culprit: Culprit, suggestion: Suggestion) -> str:
+    return "module.weight" if len(culprit.records) > 1 else suggestion.parameter

@@ -1,0 +1,203 @@
+"""What the source rules share: every init write of a file, with the class, function and guards it stands in. One walk."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from initcheck.source.file import SourceFile
+from initcheck.source.torch_names import DEPRECATED_INITIALISERS, INITIALISERS
+
+FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
+
+_PREFIX = "torch.nn.init."
+_NAMES = {name: name for name in INITIALISERS} | {name: f"{name}_" for name in DEPRECATED_INITIALISERS}
+TENSOR_METHODS = frozenset({"normal_", "uniform_", "zero_", "fill_", "random_", "log_normal_", "exponential_"})
+"""Methods that overwrite a tensor without reading it."""
+
+FAN_FUNCTIONS = frozenset({"xavier_uniform_", "xavier_normal_", "kaiming_uniform_", "kaiming_normal_"})
+"""Initialisers that compute a fan, and so refuse tensors of fewer than two dimensions."""
+
+_PARAMETERS = {
+    "uniform_": ("a", "b"),
+    "normal_": ("mean", "std"),
+    "trunc_normal_": ("mean", "std", "a", "b"),
+    "constant_": ("val",),
+    "ones_": (),
+    "zeros_": (),
+    "eye_": (),
+    "dirac_": ("groups",),
+    "xavier_uniform_": ("gain",),
+    "xavier_normal_": ("gain",),
+    "kaiming_uniform_": ("a", "mode", "nonlinearity"),
+    "kaiming_normal_": ("a", "mode", "nonlinearity"),
+    "orthogonal_": ("gain",),
+    "sparse_": ("sparsity", "std"),
+}
+"""Parameters of each initialiser after the tensor, in order."""
+
+_HINT = re.compile(r"_\(|\binit\b")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class InitWrite:
+    """A call that overwrites a tensor: ``nn.init.normal_(self.fc.weight, std=.02)`` or ``m.weight.data.normal_(0, 1)``.
+
+    ``function`` carries its present name (``xavier_uniform`` -> ``xavier_uniform_``). ``target`` is the expression
+    without ``.data``; ``key`` its text. ``classes``/``functions``: what encloses it, outermost first.
+    """
+
+    node: ast.Call
+    function: str
+    is_method: bool
+    target: ast.expr
+    key: str
+    classes: tuple[ast.ClassDef, ...]
+    functions: tuple[FunctionNode, ...]
+    guards: tuple[ast.If, ...]
+
+    @property
+    def arguments(self) -> dict[str, ast.expr]:
+        """Arguments after the tensor, by name, as far as they are written out."""
+        names = _PARAMETERS.get(self.function, ())
+        given = self.node.args if self.is_method else self.node.args[1:]
+        bound: dict[str, ast.expr] = {}
+        for name, value in zip(names, given):
+            if isinstance(value, ast.Starred):
+                break
+            bound[name] = value
+        bound.update({k.arg: k.value for k in self.node.keywords if k.arg is not None and k.arg != "tensor"})
+        return bound
+
+    @property
+    def positional(self) -> int:
+        """How many of the arguments after the tensor are given by position."""
+        return len(self.node.args) - (0 if self.is_method else 1)
+
+
+@functools.lru_cache(maxsize=8)
+def init_writes(source: SourceFile) -> tuple[InitWrite, ...]:
+    """All init writes of a file, in source order."""
+    if _HINT.search(source.text) is None:
+        return ()
+    return tuple(_writes(source, source.tree, (), (), ()))
+
+
+def _writes(
+    source: SourceFile,
+    node: ast.AST,
+    classes: tuple[ast.ClassDef, ...],
+    functions: tuple[FunctionNode, ...],
+    guards: tuple[ast.If, ...],
+) -> Iterator[InitWrite]:
+    stack: list[tuple[ast.AST, tuple[ast.ClassDef, ...], tuple[FunctionNode, ...], tuple[ast.If, ...]]]
+    stack = [(node, classes, functions, guards)]
+    while stack:  # a stack of its own: deeply nested expressions occur
+        at, classes, functions, guards = stack.pop()
+        if isinstance(at, ast.ClassDef):
+            classes = (*classes, at)
+        elif isinstance(at, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+            functions = (*functions, at)
+        elif isinstance(at, ast.Call):
+            write = _read(source, at, classes, functions, guards)
+            if write is not None:
+                yield write
+        elif isinstance(at, ast.If):
+            inside = (*guards, at)
+            stack.extend((child, classes, functions, guards) for child in reversed(at.orelse))
+            stack.extend((child, classes, functions, inside) for child in reversed(at.body))
+            stack.append((at.test, classes, functions, guards))
+            continue
+        stack.extend((child, classes, functions, guards) for child in reversed(list(ast.iter_child_nodes(at))))
+
+
+def _read(
+    source: SourceFile,
+    call: ast.Call,
+    classes: tuple[ast.ClassDef, ...],
+    functions: tuple[FunctionNode, ...],
+    guards: tuple[ast.If, ...],
+) -> InitWrite | None:
+    full = source.imports.resolve(call.func)
+    if full is not None and full.startswith(_PREFIX):
+        function = _NAMES.get(full.removeprefix(_PREFIX))
+        target = call.args[0] if call.args else next((k.value for k in call.keywords if k.arg == "tensor"), None)
+        if function is None or target is None or isinstance(target, ast.Starred):
+            return None
+        return _write(call, function, False, target, classes, functions, guards)
+    if full is None and isinstance(call.func, ast.Attribute) and call.func.attr in TENSOR_METHODS:
+        return _write(call, call.func.attr, True, call.func.value, classes, functions, guards)
+    return None
+
+
+def _write(
+    call: ast.Call,
+    function: str,
+    is_method: bool,
+    target: ast.expr,
+    classes: tuple[ast.ClassDef, ...],
+    functions: tuple[FunctionNode, ...],
+    guards: tuple[ast.If, ...],
+) -> InitWrite:
+    target = without_data(target)
+    return InitWrite(call, function, is_method, target, ast.unparse(target), classes, functions, guards)
+
+
+def without_data(expression: ast.expr) -> ast.expr:
+    """``x.weight`` for ``x.weight.data``."""
+    while isinstance(expression, ast.Attribute) and expression.attr == "data":
+        expression = expression.value
+    return expression
+
+
+def literal(expression: ast.expr | None) -> float | None:
+    """The value of a literal number, signs included; None for anything else."""
+    if isinstance(expression, ast.UnaryOp) and isinstance(expression.op, (ast.USub, ast.UAdd)):
+        value = literal(expression.operand)
+        return None if value is None else -value if isinstance(expression.op, ast.USub) else value
+    if isinstance(expression, ast.Constant) and isinstance(expression.value, (int, float)):
+        return None if isinstance(expression.value, bool) else float(expression.value)
+    return None
+
+
+def text_of(expression: ast.expr) -> str:
+    """The expression as code, cut to a length that fits a message."""
+    code = ast.unparse(expression)
+    return code if len(code) <= 60 else code[:57] + "..."
+
+
+@functools.lru_cache(maxsize=8)
+def layer_attributes(source: SourceFile) -> dict[str, dict[str, ast.Call]]:
+    """Per class, ``self.<name> = nn.<Layer>(...)``: attribute name to the constructing call (if it is only one)."""
+    found: dict[str, dict[str, ast.Call]] = {}
+    for node in ast.walk(source.tree):
+        if not isinstance(node, ast.ClassDef):
+            continue
+        layers: dict[str, ast.Call] = {}
+        twice: set[str] = set()
+        for item in ast.walk(node):
+            if not isinstance(item, ast.Assign):
+                continue
+            for target in item.targets:
+                if not (isinstance(target, ast.Attribute) and isinstance(target.value, ast.Name)):
+                    continue
+                if target.attr in layers:
+                    twice.add(target.attr)
+                elif isinstance(item.value, ast.Call) and layer_type(source, item.value) is not None:
+                    layers[target.attr] = item.value
+                else:
+                    twice.add(target.attr)
+        found[node.name] = {name: call for name, call in layers.items() if name not in twice}
+    return found
+
+
+def layer_type(source: SourceFile, call: ast.Call) -> str | None:
+    """``Linear`` for ``nn.Linear(...)``, None for a call of anything that is not a class of ``torch.nn``."""
+    name = source.imports.resolve(call.func)
+    if name is None or not name.startswith("torch.nn.") or name.startswith(("torch.nn.init", "torch.nn.functional")):
+        return None
+    last = name.removeprefix("torch.nn.")
+    return last if last[:1].isupper() and "." not in last and last != "Parameter" else None

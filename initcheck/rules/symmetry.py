@@ -1,0 +1,439 @@
+"""Which units of a net are copies of one another, and stay so: an abstract run of the graph, forward and backward.
+
+Every tensor is *zero*, *equal* (all its channels are the same function of the input) or *generic*; the backward pass
+says the same of gradients over the channels, and looks one step ahead: a zero head is no obstacle, since its first
+gradient, delta x h, differs from column to column as soon as h does. A hidden layer whose units start equal and whose
+output gradient is equal over the units gets equal rows as its weight gradient,
+
+    dL/dW[i, :] = sum_s delta_i(s) x(s),
+
+so its units remain copies of one another, whatever the optimiser. A layer whose output gradient is zero for good never
+moves. What is not known counts as generic, so that no verdict rests on it.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch.fx
+
+    from initcheck.rules.base import ModelContext
+    from initcheck.tracing.trace import ParameterRecord, Trace
+
+
+class State(enum.IntEnum):
+    """What is known of the channels of a tensor or gradient."""
+
+    ZERO = 0
+    EQUAL = 1
+    GENERIC = 2
+
+
+ZERO, EQUAL, GENERIC = State.ZERO, State.EQUAL, State.GENERIC
+
+_KEEPS = frozenset(
+    ["view", "reshape", "flatten", "unflatten", "permute", "transpose", "t", "mT", "T", "swapaxes", "movedim", "squeeze", "unsqueeze", "contiguous", "clone", "to", "type", "float", "half", "bfloat16", "double", "type_as", "dropout", "alpha_dropout", "feature_dropout", "dropout1d", "dropout2d", "dropout3d", "expand", "expand_as", "repeat", "repeat_interleave", "view_as", "reshape_as", "avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "mean", "sum", "interpolate", "upsample", "pad", "identity", "__getitem__", "getitem", "select", "slice", "narrow", "chunk", "split", "unbind", "alias", "lift_fresh", "neg", "roll", "flip", "unfold"]
+)
+"""Ops that treat all channels alike and are linear."""
+
+_ODD = frozenset(
+    ["tanh", "hardtanh", "gelu", "silu", "mish", "elu", "celu", "selu", "softsign", "tanhshrink", "leaky_relu", "prelu", "hardswish", "sin"]
+)
+"""Pointwise ops with f(0) = 0 and a slope at 0."""
+
+_DEAD_AT_ZERO = frozenset(["relu", "relu6", "softshrink", "hardshrink", "threshold", "clamp_min", "square"])
+"""Pointwise ops with f(0) = 0 and, as torch defines it, f'(0) = 0."""
+
+_LIFTING = frozenset(["sigmoid", "hardsigmoid", "softplus", "logsigmoid", "cos", "exp"])
+"""Pointwise ops with f(0) != 0."""
+
+_MAX_POOLS = frozenset(["max_pool1d", "max_pool2d", "max_pool3d", "adaptive_max_pool1d", "adaptive_max_pool2d"])
+_NORMS = frozenset(["batch_norm", "group_norm", "instance_norm", "layer_norm", "rms_norm"])
+_PRODUCTS = frozenset(["mul", "multiply", "imul"])
+_QUOTIENTS = frozenset(["div", "true_divide", "truediv"])
+_SUMS = frozenset(["add", "sub", "iadd", "isub"])
+_MATMULS = frozenset(["matmul", "mm", "bmm"])
+_CONVOLUTIONS = frozenset(["conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"])
+
+
+@dataclass(frozen=True, slots=True)
+class Symmetric:
+    """A hidden layer whose units have equal weights. ``zero``: these are all zero.
+
+    ``exact``: the units are copies of one another for good; else only their biases, or what reads them, tell them apart.
+    ``dead``: no gradient ever reaches them.
+    """
+
+    record: ParameterRecord
+    node: torch.fx.Node
+    units: int
+    zero: bool
+    exact: bool
+    dead: bool
+
+
+@dataclass(frozen=True, slots=True)
+class DeadProduct:
+    """Two factors that both start at zero, so that the gradient of each is zero. ``how``: the op that multiplies them."""
+
+    first: ParameterRecord
+    second: ParameterRecord
+    node: torch.fx.Node
+    how: str
+
+
+@dataclass(slots=True)
+class Symmetry:
+    """The result of the run."""
+
+    layers: list[Symmetric] = field(default_factory=list)
+    equal_weights: int = 0
+    """How many layers have units of equal weights, the output layer included."""
+    products: list[DeadProduct] = field(default_factory=list)
+
+
+def symmetry_of(context: ModelContext) -> Symmetry:
+    """Run the analysis once for each model."""
+    cached = context.memo.get("symmetry")
+    if not isinstance(cached, Symmetry):
+        cached = _Run(context.trace).result()
+        context.memo["symmetry"] = cached
+    return cached
+
+
+@dataclass(frozen=True, slots=True)
+class _Weight:
+    """A weight as its op uses it: equal over the units it makes, equal over the inputs it reads."""
+
+    record: ParameterRecord
+    rows: State
+    columns: State
+    units: int
+
+
+class _Run:
+    def __init__(self, trace: Trace) -> None:
+        self.trace = trace
+        self.forward: dict[torch.fx.Node, State] = {}
+        self.zero_from: dict[torch.fx.Node, ParameterRecord] = {}
+        """For a zero tensor: the zero parameter that makes it so."""
+        self.backward: dict[torch.fx.Node, State] = {}
+
+    def result(self) -> Symmetry:
+        if not any(_is_constant(r) or r.equal_rows or r.equal_columns for r in self._matrices()):
+            return Symmetry()  # nothing starts equal
+        for node in self.trace.graph.nodes:
+            self.forward[node] = self._forward(node)
+        for node in reversed(list(self.trace.graph.nodes)):
+            self._backward(node)
+        products = list(self._products())
+        spoken = {r.name for p in products for r in (p.first, p.second)}
+        layers = [layer for layer in self._layers() if layer.record.name not in spoken]
+        return Symmetry(layers, sum(1 for _ in self._equal()), products)
+
+    def _matrices(self) -> Iterator[ParameterRecord]:
+        return (r for r in self.trace.parameters.values() if len(r.shape) >= 1)
+
+    # -- operands --------------------------------------------------------------------------------------------------
+
+    def _parameter(self, node: object) -> ParameterRecord | None:
+        """The parameter behind a node, through views."""
+        import torch.fx
+
+        while isinstance(node, torch.fx.Node):
+            if node.op == "get_attr":
+                return self.trace.parameters.get(str(node.meta.get("parameter", "")))
+            if _op(node) not in _KEEPS or not node.args:
+                return None
+            node = node.args[0]
+        return None
+
+    def _weight(self, node: torch.fx.Node, position: int = 1) -> _Weight | None:
+        given = _argument(node, "weight", position)
+        record = self._parameter(given)
+        if record is None or len(record.shape) < 2:
+            return None
+        op = _op(node)
+        turned = op.startswith("conv_transpose") or (op in _MATMULS and not _is_turned(given))
+        constant = State.ZERO if _is_zero(record) else State.EQUAL if _is_constant(record) else None
+        rows = constant if constant is not None else EQUAL if record.equal_rows else GENERIC
+        columns = constant if constant is not None else EQUAL if record.equal_columns else GENERIC
+        if turned:
+            rows, columns = columns, rows
+        units = record.shape[1] if turned else record.shape[0]
+        return _Weight(record, rows, columns, units)
+
+    def _bias(self, node: torch.fx.Node) -> State:
+        record = self._parameter(_argument(node, "bias", 2))
+        return ZERO if record is None else _state(record)
+
+    def _state_of(self, value: object) -> State:
+        import torch.fx
+
+        return self.forward.get(value, GENERIC) if isinstance(value, torch.fx.Node) else EQUAL
+
+    # -- forward ---------------------------------------------------------------------------------------------------
+
+    def _forward(self, node: torch.fx.Node) -> State:
+        if node.op == "get_attr":
+            record = self._parameter(node)
+            if record is None:
+                return GENERIC
+            if _is_zero(record):
+                self.zero_from[node] = record
+            return _state(record)
+        if not node.op.startswith("call"):
+            return GENERIC
+        op = _op(node)
+        first = node.args[0] if node.args else None
+        inside = self._state_of(first)
+        if op == "linear" or op in _CONVOLUTIONS or (op in _MATMULS and self._weight(node) is not None):
+            return self._layer(node, inside, first)
+        if op == "embedding":
+            return self._embedding(node)
+        if op in _KEEPS or op in _ODD or op in _DEAD_AT_ZERO or op in _MAX_POOLS or op in _QUOTIENTS:
+            self._inherit(node, first, inside)
+            return inside
+        if op in _LIFTING:
+            return EQUAL if inside is not GENERIC else GENERIC
+        if op in _NORMS:
+            return self._norm(node, op, inside)
+        if op in _SUMS:
+            return self._sum(node)
+        if op in _PRODUCTS:
+            return self._product(node)
+        if op in _MATMULS:
+            states = [self._state_of(arg) for arg in node.args[:2]]
+            return ZERO if ZERO in states else GENERIC
+        if op == "scaled_dot_product_attention" and len(node.args) >= 3:
+            return self._state_of(node.args[2])
+        return GENERIC
+
+    def _inherit(self, node: torch.fx.Node, source: object, state: State) -> None:
+        import torch.fx
+
+        if state is ZERO and isinstance(source, torch.fx.Node) and source in self.zero_from:
+            self.zero_from[node] = self.zero_from[source]
+
+    def _layer(self, node: torch.fx.Node, inside: State, first: object) -> State:
+        weight = self._weight(node)
+        if weight is None:
+            return GENERIC
+        bias = self._bias(node)
+        if weight.rows is ZERO or inside is ZERO:
+            if bias is ZERO:
+                if weight.rows is ZERO:
+                    self.zero_from[node] = weight.record
+                else:
+                    self._inherit(node, first, inside)
+            return bias
+        return GENERIC if weight.rows is GENERIC or bias is GENERIC else EQUAL
+
+    def _embedding(self, node: torch.fx.Node) -> State:
+        record = next((r for arg in node.args for r in [self._parameter(arg)] if r is not None), None)
+        return GENERIC if record is None else _state(record)
+
+    def _norm(self, node: torch.fx.Node, op: str, inside: State) -> State:
+        scale = [_state(r) for r in map(self._parameter, [*node.args[1:], *node.kwargs.values()]) if r is not None]
+        if inside is GENERIC:
+            return ZERO if scale and all(s is ZERO for s in scale) else GENERIC
+        return EQUAL if all(s is not GENERIC for s in scale) else GENERIC
+
+    def _sum(self, node: torch.fx.Node) -> State:
+        states = [self._state_of(arg) for arg in node.args[:2]]
+        if GENERIC in states or len(states) < 2:
+            return GENERIC
+        if states == [ZERO, ZERO]:
+            self._inherit(node, node.args[0], ZERO)
+        return max(states)
+
+    def _product(self, node: torch.fx.Node) -> State:
+        states = [self._state_of(arg) for arg in node.args[:2]]
+        if ZERO in states:
+            self._inherit(node, node.args[states.index(ZERO)], ZERO)
+            return ZERO
+        return max(states, default=GENERIC)
+
+    # -- backward (one step ahead) -----------------------------------------------------------------------------------
+
+    def _flow(self, target: object, state: State) -> None:
+        import torch.fx
+
+        if isinstance(target, torch.fx.Node):
+            self.backward[target] = max(self.backward.get(target, ZERO), state)
+
+    def _backward(self, node: torch.fx.Node) -> None:
+        if node.op == "output":
+            for source in node.all_input_nodes:
+                self._flow(source, GENERIC)
+            return
+        if node.op == "get_attr" or not node.op.startswith("call") or node not in self.backward:
+            return
+        delta = self.backward[node]
+        op = _op(node)
+        first = node.args[0] if node.args else None
+        inside = self._state_of(first)
+        if op == "linear" or op in _CONVOLUTIONS or (op in _MATMULS and self._weight(node) is not None):
+            weight = self._weight(node)
+            assert weight is not None or op not in _MATMULS
+            if weight is None:
+                self._flow_to_all(node, GENERIC)
+            else:
+                self._flow(first, self._through(weight, inside, delta))
+        elif op in _KEEPS or op in _QUOTIENTS:
+            self._flow_to_all(node, delta)
+        elif op in _DEAD_AT_ZERO and inside is ZERO:
+            self._flow(first, ZERO)
+        elif op in _ODD or op in _DEAD_AT_ZERO or op in _LIFTING or op in _MAX_POOLS:
+            self._flow(first, delta if inside is not GENERIC or delta is ZERO else GENERIC)
+        elif op in _SUMS:
+            self._flow_to_all(node, delta)
+        elif op in _PRODUCTS and len(node.args) >= 2:
+            self._through_product(node, delta)
+        elif op in _NORMS:
+            equal = op == "batch_norm" and inside is not GENERIC and delta is not GENERIC
+            self._flow(first, ZERO if delta is ZERO else EQUAL if equal else GENERIC)
+        else:
+            self._flow_to_all(node, ZERO if delta is ZERO else GENERIC)
+
+    def _flow_to_all(self, node: torch.fx.Node, state: State) -> None:
+        for source in node.all_input_nodes:
+            self._flow(source, state)
+
+    @staticmethod
+    def _through(weight: _Weight, inside: State, delta: State) -> State:
+        """Of the input's gradient W^T delta, now and after the weight's own first step delta x^T."""
+        if delta is ZERO:
+            return ZERO
+        if weight.columns is GENERIC:
+            return GENERIC
+        return EQUAL if inside is not GENERIC else (GENERIC if weight.record.requires_grad else EQUAL)
+
+    def _through_product(self, node: torch.fx.Node, delta: State) -> None:
+        pair = node.args[:2]
+        states = [self._state_of(arg) for arg in pair]
+        for own, other, target in ((states[0], states[1], pair[0]), (states[1], states[0], pair[1])):
+            if delta is ZERO or (own is ZERO and other is ZERO):
+                self._flow(target, ZERO)
+            elif other is GENERIC or other is ZERO:  # a zero factor moves with the first step
+                self._flow(target, GENERIC)
+            else:
+                self._flow(target, delta)
+
+    # -- verdicts ----------------------------------------------------------------------------------------------------
+
+    def _equal(self) -> Iterator[tuple[torch.fx.Node, _Weight]]:
+        """Layers whose units all have the same trainable weights."""
+        for node in self.trace.graph.nodes:
+            op = _op(node)
+            if op == "linear" or op in _CONVOLUTIONS or op in _MATMULS:
+                weight = self._weight(node)
+                if (
+                    weight is not None
+                    and weight.rows is not GENERIC
+                    and weight.units > 1
+                    and weight.record.requires_grad
+                ):
+                    yield node, weight
+
+    def _layers(self) -> Iterator[Symmetric]:
+        for node, weight in self._equal():
+            delta = self.backward.get(node)
+            if delta is None:
+                continue  # not on the way to the output
+            exact = delta is ZERO or (delta is EQUAL and self._bias(node) is not GENERIC)
+            if exact or self._is_hidden(node):
+                yield Symmetric(weight.record, node, weight.units, weight.rows is ZERO, exact, delta is ZERO)
+
+    def _is_hidden(self, node: torch.fx.Node) -> bool:
+        """Whether the output is read by weights alone, through activations and norms: no residual branch, gate or head."""
+        queue, seen, read = list(node.users), {node}, False
+        while queue:
+            user = queue.pop()
+            if user in seen:
+                continue
+            seen.add(user)
+            op = _op(user)
+            if (op == "linear" or op in _CONVOLUTIONS or op in _MATMULS) and self._weight(user) is not None:
+                read = True
+            elif op in _KEEPS | _ODD | _DEAD_AT_ZERO | _MAX_POOLS | _NORMS or op in ("sigmoid", "softplus"):
+                queue.extend(user.users)
+            else:
+                return False
+        return read
+
+    def _products(self) -> Iterator[DeadProduct]:
+        """Zero times zero: two parameters, a zero gate on a zero branch, or two zero matrices in a row beside a stream."""
+        for node in self.trace.graph.nodes:
+            if self.backward.get(node, ZERO) is ZERO:
+                continue
+            op = _op(node)
+            pair: list[ParameterRecord | None] = []
+            if op in _PRODUCTS or op in _MATMULS or (op == "scaled_dot_product_attention" and len(node.args) >= 2):
+                pair = [self._zero_source(arg) for arg in node.args[:2]]
+            elif op == "linear" or op in _CONVOLUTIONS:
+                weight = self._weight(node)
+                if weight is not None and weight.rows is ZERO and self._joins_stream(node):
+                    pair = [self._zero_source(node.args[0] if node.args else None), weight.record]
+            if len(pair) == 2 and pair[0] is not None and pair[1] is not None and pair[0].name != pair[1].name:
+                if all(record.requires_grad for record in pair if record is not None):
+                    yield DeadProduct(pair[0], pair[1], node, op)
+
+    def _zero_source(self, value: object) -> ParameterRecord | None:
+        import torch.fx
+
+        return self.zero_from.get(value) if isinstance(value, torch.fx.Node) else None
+
+    def _joins_stream(self, node: torch.fx.Node) -> bool:
+        """Whether the output, through linear ops, is added to something that is not zero."""
+        queue, seen = list(node.users), set()
+        while queue:
+            user = queue.pop()
+            if user in seen:
+                continue
+            seen.add(user)
+            op = _op(user)
+            if op in _SUMS:
+                return any(self._state_of(arg) is GENERIC for arg in user.args[:2])
+            if op in _KEEPS or op in _QUOTIENTS or op in _PRODUCTS:
+                queue.extend(user.users)
+        return False
+
+
+def _op(node: torch.fx.Node) -> str:
+    return str(node.meta.get("op", "")) if node.op.startswith("call") else ""
+
+
+def _argument(node: torch.fx.Node, name: str, position: int) -> object:
+    if name in node.kwargs:
+        return node.kwargs[name]
+    return node.args[position] if len(node.args) > position else None
+
+
+def _is_turned(node: object) -> bool:
+    """Whether a matrix reaches its matmul transposed, ``x @ W.t()``."""
+    import torch.fx
+
+    turned = False
+    while isinstance(node, torch.fx.Node) and node.op != "get_attr" and node.args:
+        turned ^= _op(node) in ("t", "T", "mT", "transpose", "permute")
+        node = node.args[0]
+    return turned
+
+
+def _is_constant(record: ParameterRecord) -> bool:
+    d = record.distribution
+    return d.known and not math.isnan(d.std) and d.std == 0.0 and d.kind != "identity"
+
+
+def _is_zero(record: ParameterRecord) -> bool:
+    return _is_constant(record) and record.distribution.mean == 0.0
+
+
+def _state(record: ParameterRecord) -> State:
+    return ZERO if _is_zero(record) else EQUAL if _is_constant(record) else GENERIC
