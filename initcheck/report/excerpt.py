@@ -10,7 +10,7 @@ from rich.text import Text
 from initcheck.findings import Location
 
 _TAB = "    "
-_NARROWEST = 40
+_NARROWEST = 20
 _GUTTER = " | "
 _CONTEXT = 12  # characters shown before a range where the line is cut
 

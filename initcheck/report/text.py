@@ -21,7 +21,7 @@ from initcheck.report.summary import Summary, shown_findings, summarise
 from initcheck.results import FileResult, Report, RunResult
 
 _STYLES = {Severity.ERROR: "bold red", Severity.WARNING: "bold yellow", Severity.INFO: "bold cyan"}
-_NARROWEST = 40
+_NARROWEST = 20
 
 
 def render(result: RunResult, sources: Mapping[str, str], config: Config) -> str:
