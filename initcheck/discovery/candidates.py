@@ -197,7 +197,8 @@ class _Finder:
     def _of_class(self, name: str) -> Candidate:
         node = self.definitions.modules[name]
         target = self.module.__dict__[name]
-        context = self._context(ast.unparse(node))
+        code = self.definitions.code(name)
+        context = self._context(code if "action_space" in code else f"{code}\n{self._action_lines()}")
         evaluation = self._evaluation(context)
         makers = [maker for maker, makes in self.factories.items() if makes == name]
         found = [
@@ -215,6 +216,10 @@ class _Finder:
         location = self.source.class_location(name) or Location(self.source.path, node.lineno)
         hints = InputHints(None, self._held(found) | {name}, self.source, self.module, evaluation, name)
         return self._candidate(name, ways, location, hints)
+
+    def _action_lines(self) -> str:
+        """What the rest of the file says about the actions of an environment."""
+        return "\n".join(line for line in self.source.lines if "action_space" in line)
 
     def _by_init(self, makers: list[str]) -> list[str]:
         """Factories that initialise first, else in the order of the file (a family begins with its smallest)."""

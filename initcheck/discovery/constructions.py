@@ -28,6 +28,7 @@ _INIT_METHODS = frozenset({"apply", "reset_parameters"})
 _DTYPE_METHODS = frozenset({"double", "half", "bfloat16"})
 _MOVES = frozenset({"to", "cuda", "cpu", "train", "eval", "float", "requires_grad_", "share_memory"})
 _WRAPPERS = frozenset({"DataParallel", "DistributedDataParallel", "compile", "convert_sync_batchnorm", "script"})
+_SIZE = re.compile(r"^n[_a-z]|num|dim|size|len|channels?$|class(es)?$|tok|vocab|hidden|seed|device|width|height|heads?$|layers?$|depth")
 _NOT_INIT = re.compile(r"load_state_dict|torch\.load|optim|scheduler|checkpoint|wandb|summary|init_process_group|amp\.init|deepspeed")
 
 
@@ -390,7 +391,7 @@ class Evaluation:
         if is_environment(name.lower()):
             made: Any = environment_for(self.context.code)
         else:
-            made = by_name(name)
+            made = by_name(name) if _SIZE.search(name) else UNKNOWN
         reason = error if isinstance(error, str) else describe(error, self.execution.source.path)
         if made is UNKNOWN or made is None:
             return Placeholder(name, reason)

@@ -51,9 +51,9 @@ class Environment:
 
 
 def environment_for(code: str) -> Environment:
-    """The environment that ``code`` (of the model's class) fits: pixels for convolutions, choices where it asks for ``n``."""
+    """The environment that ``code`` fits, of the model's class: pixels for convolutions, choices where it asks for ``n``."""
     pixels = "Conv2d" in code
-    last = re.search(r"shape\[-1\]|permute\(\(?0, 3, 1, 2", code) is not None
+    last = re.search(r"shape\[-1\]|permute\(\(?0, 3, 1, 2|h, w, c = ", code) is not None
     box = ((64, 64, 3) if last else (4, 84, 84)) if pixels else (4,)
-    discrete = re.search(r"action_space\.n\b|get_action_n|\.nvec", code) is not None
+    discrete = re.search(r"action_space\.n\b|\.nvec|action_space\[0\]\.n\b", code) is not None
     return Environment(Space(box), Space((), 4 if pixels else 2) if discrete else Space((2,)))

@@ -148,6 +148,8 @@ class Definitions:
             if isinstance(call.func, ast.Name) and call.func.id in _LOOKS_AT_TYPES:
                 continue
             holds = self._makes_module(call)
+            if not holds and called_name(call) not in self.functions:
+                continue
             for value in (*call.args, *(keyword.value for keyword in call.keywords)):
                 for item in value.elts if isinstance(value, (ast.List, ast.Tuple)) else [value]:
                     if isinstance(item, ast.Name):
@@ -174,6 +176,12 @@ class Definitions:
                         if isinstance(value, ast.Name) and value.id in made and made[value.id] != called_name(node):
                             found.add(made[value.id])
         return found
+
+    def code(self, name: str) -> str:
+        """The source of a class, of its bases here and of all that they refer to."""
+        family = {name} | self.bases(name)
+        reached = family.union(*(self.reached_from(member) for member in family))
+        return "\n".join(ast.unparse(self._nodes[member]) for member in sorted(reached))
 
     def _makes_module(self, call: ast.Call) -> bool:
         if called_name(call) in self.modules:
