@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping
 
 import libcst as cst
 from libcst.metadata import CodeRange, MetadataWrapper, PositionProvider
 
-from initcheck.findings import Edit, InsertInit, RewriteCall
+from initcheck.findings import Edit
 from initcheck.fix.errors import EditError
+from initcheck.fix.excerpt import Excerpt, whole
 from initcheck.fix.imports import ImportChanger, with_statements
-from initcheck.fix.insert import Inserter, find_class
+from initcheck.fix.insert import Inserter
 from initcheck.fix.naming import Names
+from initcheck.fix.plan import Plan, make_plan
 from initcheck.fix.rewrite import CallRewriter
 from initcheck.fix.style import Style, preferred_quote
-from initcheck.fix.target import Target, find_target, targets
 from initcheck.source.file import SourceError, SourceFile
 
 
@@ -38,26 +38,9 @@ def apply_edits(text: str, path: str, edits: Iterable[Edit]) -> str:
     if not wanted:
         return text
     source = SourceFile.parse(path, text)
-    for edit in wanted:
-        if edit.location.path != path:
-            raise EditError(f"it must be made in another file, {edit.location.path}", edit)
-    plan = _plan(source, wanted)
-    frame = _Frame.of(source.text)
-    try:
-        wrapper = MetadataWrapper(cst.parse_module(frame.body), unsafe_skip_copy=True)
-    except cst.ParserSyntaxError as error:
-        raise EditError(f"LibCST cannot parse the file: {error.message}") from None
-    if wrapper.module.code != frame.body:
-        raise EditError("LibCST does not reproduce the file byte for byte")
+    plan = make_plan(source, wanted)
     names = Names(source)
-    style = Style(preferred_quote(wrapper.module), names.spell)
-    editor = _Editor(
-        plan, wrapper.resolve(PositionProvider), CallRewriter(wrapper.module, names, style), Inserter(names, style)
-    )
-    module = wrapper.module.visit(editor)
-    editor.check_complete()
-    module = module.visit(ImportChanger(plan.beside(names), plan.unused(source), plan.renamed()))
-    code = frame.restore(with_statements(module, names.statements).code)
+    code = _with_imports(_with_edits(source, plan, names), source, plan, names)
     try:
         SourceFile.parse(path, code)
     except SourceError as error:
@@ -65,137 +48,24 @@ def apply_edits(text: str, path: str, edits: Iterable[Edit]) -> str:
     return code
 
 
-_END = "...\n"
+def _with_edits(source: SourceFile, plan: Plan, names: Names) -> str:
+    """The text with every call rewritten and every statement inserted; ``names`` learns what must be imported."""
+    excerpt = Excerpt.around(source, plan.lines())
+    wrapper = MetadataWrapper(excerpt.parse(), unsafe_skip_copy=True)
+    style = Style(preferred_quote(source.text), names.spell)
+    rewriter = CallRewriter(wrapper.module, names, style)
+    editor = _Editor(plan, excerpt.offset, wrapper.resolve(PositionProvider), rewriter, Inserter(names, style))
+    module = wrapper.module.visit(editor)
+    editor.check_complete()
+    return excerpt.restore(module)
 
 
-@dataclass(frozen=True, slots=True)
-class _Frame:
-    """What LibCST does not give back as it was: lone carriage returns as line ends, blanks at the end of the file.
-
-    The former become line feeds for a while, the latter are followed by one more statement.
-    """
-
-    body: str
-    carriage_returns: bool
-    final_newline: bool
-
-    @classmethod
-    def of(cls, text: str) -> _Frame:
-        carriage_returns = "\r" in text and "\n" not in text
-        body = text.replace("\r", "\n") if carriage_returns else text
-        final_newline = body.endswith("\n")
-        return cls(body + ("" if final_newline else "\n") + _END, carriage_returns, final_newline)
-
-    def restore(self, code: str) -> str:
-        code = code.removesuffix(_END)
-        code = code if self.final_newline else code.removesuffix("\n").removesuffix("\r")
-        return code.replace("\n", "\r") if self.carriage_returns else code
-
-
-def edited_lines(source: SourceFile, edits: Iterable[Edit]) -> set[int]:
-    """The lines on which existing init calls would change (a suppression there forbids the edit)."""
-    every = targets(source)
-    lines: set[int] = set()
-    for edit in edits:
-        if isinstance(edit, RewriteCall):
-            try:
-                where = find_target(source, every, edit).location
-            except EditError:
-                where = edit.location
-            lines.update(range(where.line, max(where.end_line, where.line) + 1))
-    return lines
-
-
-@dataclass(slots=True)
-class _Plan:
-    """Edits by the place they mean."""
-
-    rewrites: dict[tuple[int, int, int, int], tuple[Target, RewriteCall]] = field(default_factory=dict)
-    imports: list[tuple[ast.alias, RewriteCall]] = field(default_factory=list)
-    insertions: dict[tuple[int, int], list[tuple[ast.ClassDef, InsertInit]]] = field(default_factory=dict)
-
-    def add(self, target: Target, edit: RewriteCall) -> None:
-        """Plan a rewrite, unless another one of the same expression says something else."""
-        other = self.rewrites.setdefault(target.span, (target, edit))[1]
-        if (other.function, other.arguments) != (edit.function, edit.arguments):
-            raise EditError(f"another fix makes this call {other.function}", edit)
-
-    def beside(self, names: Names) -> dict[str, set[str]]:
-        """Which names must be imported beside which."""
-        extended = {old: set(new) for old, new in names.extended.items()}
-        for alias, edit in self.imports:
-            if alias.asname is None:
-                extended.setdefault(alias.name, set()).add(edit.function)
-        return extended
-
-    def renamed(self) -> dict[str, str]:
-        """``from torch.nn.init import old as name``: the bound name and the function it is to stand for."""
-        return {alias.asname: edit.function for alias, edit in self.imports if alias.asname is not None}
-
-    def unused(self, source: SourceFile) -> set[str]:
-        """Names imported from ``torch.nn.init`` whose every use is rewritten (none in a package's ``__init__``)."""
-        if source.path.endswith("__init__.py"):
-            return set()
-        changed: dict[str, int] = {}
-        for target, _ in self.rewrites.values():
-            function = target.node.func if isinstance(target.node, ast.Call) else target.node
-            if isinstance(function, ast.Name):
-                changed[function.id] = changed.get(function.id, 0) + 1
-        for alias, _ in self.imports:
-            if alias.asname is None:
-                changed.setdefault(alias.name, 0)
-        uses = dict.fromkeys(changed, 0)
-        for node in ast.walk(source.tree):
-            if isinstance(node, ast.Name) and node.id in uses:
-                uses[node.id] += 1
-            elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value in uses:
-                uses[node.value] += 1  # __all__, getattr by name
-        return {name for name, count in changed.items() if uses[name] == count}
-
-
-def _is_use(target: Target, name: str) -> bool:
-    function = target.node.func if isinstance(target.node, ast.Call) else target.node
-    return isinstance(function, ast.Name) and function.id == name
-
-
-def _plan(source: SourceFile, edits: Sequence[Edit]) -> _Plan:
-    plan = _Plan()
-    every = targets(source)
-    for edit in edits:
-        if isinstance(edit, InsertInit):
-            node = find_class(source.tree, edit)
-            plan.insertions.setdefault(_header(source, node), []).append((node, edit))
-            continue
-        target = find_target(source, every, edit)
-        if isinstance(target.node, ast.alias):
-            plan.imports.append((target.node, edit))
-        else:
-            plan.add(target, edit)
-    for alias, edit in plan.imports:
-        if alias.asname is None:  # its uses are renamed with it
-            rename = replace(edit, arguments=None)
-            for target in every:
-                if _is_use(target, alias.name) and target.span not in plan.rewrites:
-                    plan.add(target, rename)
-    _check_statements(plan)
-    return plan
-
-
-def _check_statements(plan: _Plan) -> None:
-    """Refuse two insertions into one class that initialise the same target differently."""
-    for insertions in plan.insertions.values():
-        seen: dict[tuple[str, str], object] = {}
-        for _, edit in insertions:
-            for statement in edit.statements:
-                for kind in edit.module_types or ("",):
-                    value = (statement.function, statement.arguments)
-                    if seen.setdefault((kind, statement.target), value) != value:
-                        raise EditError(f"another fix initialises {statement.target} differently", edit)
-
-
-def _header(source: SourceFile, node: ast.ClassDef) -> tuple[int, int]:
-    where = source.location(node)
-    return (where.line, where.column)
+def _with_imports(code: str, source: SourceFile, plan: Plan, names: Names) -> str:
+    changer = ImportChanger(plan.beside(names), plan.unused(source), plan.renamed())
+    if not changer.has_work and not names.statements:
+        return code
+    excerpt = whole(code)
+    return excerpt.restore(with_statements(excerpt.parse().visit(changer), names.statements))
 
 
 class _Editor(cst.CSTTransformer):
@@ -203,13 +73,15 @@ class _Editor(cst.CSTTransformer):
 
     def __init__(
         self,
-        plan: _Plan,
+        plan: Plan,
+        offset: int,
         positions: Mapping[cst.CSTNode, CodeRange],
         rewriter: CallRewriter,
         inserter: Inserter,
     ) -> None:
         super().__init__()
         self._plan = plan
+        self._offset = offset
         self._positions = positions
         self._rewriter = rewriter
         self._inserter = inserter
@@ -222,8 +94,8 @@ class _Editor(cst.CSTTransformer):
             raise EditError(f"its place at line {edit.location.line} could not be found again", edit)
 
     def _span(self, node: cst.CSTNode) -> tuple[int, int, int, int]:
-        where = self._positions[node]
-        return (where.start.line, where.start.column + 1, where.end.line, where.end.column + 1)
+        first, last = self._positions[node].start, self._positions[node].end
+        return (first.line + self._offset, first.column + 1, last.line + self._offset, last.column + 1)
 
     def _rewrite(self, original: cst.BaseExpression, updated: cst.BaseExpression, call: bool) -> cst.BaseExpression:
         span = self._span(original)
@@ -259,7 +131,4 @@ class _Editor(cst.CSTTransformer):
     def _keyword(self, node: cst.ClassDef) -> tuple[int, int]:
         """Where ``class`` stands: LibCST's range of a decorated class begins at its first decorator."""
         where = self._positions[node.name].start
-        return (where.line, where.column + 1 - len("class") - len(node.whitespace_after_class.value))
-
-
-__all__ = ["EditError", "apply_edits", "edited_lines"]
+        return (where.line + self._offset, where.column + 1 - len("class") - len(node.whitespace_after_class.value))

@@ -25,6 +25,11 @@ class ImportChanger(cst.CSTTransformer):
         self._extended = extended
         self._unused = unused
 
+    @property
+    def has_work(self) -> bool:
+        """Whether any import changes."""
+        return bool(self._extended or self._unused or self._renamed)
+
     def leave_ImportFrom(  # noqa: D102
         self, original_node: cst.ImportFrom, updated_node: cst.ImportFrom
     ) -> cst.ImportFrom:

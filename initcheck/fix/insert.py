@@ -13,30 +13,11 @@ from initcheck.fix.errors import EditError
 from initcheck.fix.naming import Names
 from initcheck.fix.style import Style
 from initcheck.fix.target import TENSOR_METHODS
-from initcheck.source.locate import classes
 
 _LOOP_NAMES = ("module", "layer", "submodule", "initialised_module")
 # Methods that initialise, load or report: what is inserted must come before them, or it would undo their work.
 _FINISHING = re.compile(r"init|reset|load|post_init|apply$|^_?print|tie_weights|^freeze|^log|^info$", re.IGNORECASE)
 _WALKS = re.compile(r"^(named_)?(modules|parameters|children)$")
-
-
-def find_class(source_tree: ast.Module, edit: InsertInit) -> ast.ClassDef:
-    """The class that the edit means: by its line if it stands there, else by its dotted or plain name.
-
-    Raises:
-        EditError: if the file has no such class.
-    """
-    wanted = edit.class_name.replace(".<locals>", "")
-    named = [(dotted, node) for dotted, node in classes(source_tree) if node.name == wanted.rpartition(".")[2]]
-    for _, node in named:
-        first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
-        if first <= edit.location.line <= node.lineno:
-            return node
-    matching = [node for dotted, node in named if dotted == wanted] or [node for _, node in named]
-    if not matching:
-        raise EditError(f"there is no class {edit.class_name} in this file", edit)
-    return matching[-1]
 
 
 class Inserter:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from initcheck.findings import Edit, Finding, InsertInit, Severity
 from initcheck.fix.errors import EditError
+from initcheck.fix.plan import edited_lines, make_plan
 from initcheck.fix.writing import NotWrittenError, write_atomically
 from initcheck.results import FileResult
 from initcheck.source.decoding import decode
@@ -162,11 +163,12 @@ class _Session:
     def run(self) -> None:
         """Try what is pending until nothing is, or nothing more can be had."""
         self.original_lines = SourceFile.parse(self.path, self.text).lines
-        self.tried[self.text] = _CIRCLE
+        self.tried[self.text] = "its edit would change nothing"
         pending = self.wanted
         while pending and self.passes < MAX_PASSES:
             self.passes += 1
-            groups = [group for group in _groups(pending) if self._possible(group)]
+            source = SourceFile.parse(self.path, self.text)
+            groups = [group for group in _groups(pending) if self._possible(group, source)]
             if not groups or not self._attempt(groups):
                 break
             pending = self._pending()
@@ -218,17 +220,14 @@ class _Session:
             key=_rank,
         )
 
-    def _possible(self, group: _Group) -> bool:
-        """Whether the group's edits can be made at all; if not, the reason is kept."""
-        source = SourceFile.parse(self.path, self.text)
+    def _possible(self, group: _Group, source: SourceFile) -> bool:
+        """Whether the group's edits find their places; if not, the reason is kept."""
         reason = self._obstacle(group, source)
         if reason:
             self._refuse(group, reason)
         return not reason
 
     def _obstacle(self, group: _Group, source: SourceFile) -> str:
-        from initcheck.fix.apply import apply_edits, edited_lines
-
         for finding in group.findings:
             lines = {finding.location.line, *edited_lines(source, group.edits)}
             if any(source.suppressions.is_suppressed(line, finding.code) for line in lines):
@@ -236,10 +235,10 @@ class _Session:
         if any(_insertion(edit) in self.inserted for edit in group.edits if isinstance(edit, InsertInit)):
             return "its edit was made, but it is still found"
         try:
-            text = apply_edits(self.text, self.path, group.edits)
+            make_plan(source, group.edits)
         except EditError as error:
             return error.reason
-        return "" if text != self.text else "its edit would change nothing"
+        return ""
 
     def _refuse(self, group: _Group, reason: str) -> None:
         lines = SourceFile.parse(self.path, self.text).lines

@@ -3,31 +3,29 @@
 from __future__ import annotations
 
 import ast
+import contextlib
+import io
 import re
+import tokenize
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import libcst as cst
 
+from initcheck.source.decoding import split_lines
+
 _SIMPLE = re.compile(r"[\w .,:/+-]*")
 
 
-def preferred_quote(module: cst.Module) -> str:
-    """The quote that most one-line strings of the module use; ``"`` if they are as many."""
-    counter = _Quotes()
-    module.visit(counter)
-    return "'" if counter.single > counter.double else '"'
-
-
-class _Quotes(cst.CSTVisitor):
-    def __init__(self) -> None:
-        super().__init__()
-        self.single = 0
-        self.double = 0
-
-    def visit_SimpleString(self, node: cst.SimpleString) -> None:
-        self.single += node.quote == "'"
-        self.double += node.quote == '"'
+def preferred_quote(text: str) -> str:
+    """The quote that most one-line strings of a file use; ``"`` if they are as many."""
+    single = double = 0
+    with contextlib.suppress(tokenize.TokenError, SyntaxError):
+        for token in tokenize.generate_tokens(io.StringIO("\n".join(split_lines(text))).readline):
+            if token.type == tokenize.STRING and not token.string.endswith(("'''", '"""')):
+                single += token.string.endswith("'")
+                double += token.string.endswith('"')
+    return "'" if single > double else '"'
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 import textwrap
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from initcheck.findings import InitStatement, InsertInit, Location
@@ -282,6 +282,7 @@ LINES = [
 ]
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(LINES)), st.sampled_from(["    ", "  ", "\t"]), st.sampled_from(["\n", "\r\n"]))
 def test_no_line_is_lost_or_changed(lines, indent, newline):
     body = "\n".join(indent * 2 + part if part else "" for line in lines for part in line.split("\n"))

@@ -3,7 +3,7 @@
 import textwrap
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from initcheck.findings import Location, RewriteCall
@@ -331,6 +331,7 @@ PIECES = [
 CALLS = ["nn.init.normal_(w, 0, 1)", "nn.init.zeros_(w)", "w.data.uniform_(-1, 1)", "f(nn.init.eye_( w ), 3)"]
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.sampled_from(PIECES)),
     st.sampled_from(CALLS),

@@ -2,7 +2,7 @@ import codecs
 import sys
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from initcheck.source.decoding import decode, split_lines
@@ -104,6 +104,7 @@ def test_missing_files_and_folders_are_os_errors(tmp_path):
             SourceFile.read(path)
 
 
+@settings(deadline=None)
 @given(st.text(alphabet="ab \t\n\r\x0c\x1c\u2028é"))
 def test_lines_are_split_as_the_parser_counts_them(text):
     lines = split_lines(text)
@@ -111,6 +112,7 @@ def test_lines_are_split_as_the_parser_counts_them(text):
     assert "".join(lines) == text.replace("\r", "").replace("\n", "")
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=60))
 def test_decoding_never_fails_otherwise(data):
     try:

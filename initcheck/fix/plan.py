@@ -1,0 +1,149 @@
+"""Edits by the place in the file that each of them means. No LibCST here."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+from initcheck.findings import Edit, InsertInit, RewriteCall
+from initcheck.fix.errors import EditError
+from initcheck.fix.naming import Names
+from initcheck.fix.target import Target, find_target, targets
+from initcheck.source.file import SourceFile
+from initcheck.source.locate import classes
+
+
+@dataclass(slots=True)
+class Plan:
+    """Edits by the place they mean."""
+
+    rewrites: dict[tuple[int, int, int, int], tuple[Target, RewriteCall]] = field(default_factory=dict)
+    imports: list[tuple[ast.alias, RewriteCall]] = field(default_factory=list)
+    insertions: dict[tuple[int, int], list[tuple[ast.ClassDef, InsertInit]]] = field(default_factory=dict)
+
+    def lines(self) -> set[int]:
+        """First lines of everything that is rewritten or added to."""
+        return {span[0] for span in self.rewrites} | {line for line, _ in self.insertions}
+
+    def add(self, target: Target, edit: RewriteCall) -> None:
+        """Plan a rewrite, unless another one of the same expression says something else."""
+        other = self.rewrites.setdefault(target.span, (target, edit))[1]
+        if (other.function, other.arguments) != (edit.function, edit.arguments):
+            raise EditError(f"another fix makes this call {other.function}", edit)
+
+    def beside(self, names: Names) -> dict[str, set[str]]:
+        """Which names must be imported beside which."""
+        extended = {old: set(new) for old, new in names.extended.items()}
+        for alias, edit in self.imports:
+            if alias.asname is None:
+                extended.setdefault(alias.name, set()).add(edit.function)
+        return extended
+
+    def renamed(self) -> dict[str, str]:
+        """``from torch.nn.init import old as name``: the bound name and the function it is to stand for."""
+        return {alias.asname: edit.function for alias, edit in self.imports if alias.asname is not None}
+
+    def unused(self, source: SourceFile) -> set[str]:
+        """Names imported from ``torch.nn.init`` whose every use is rewritten (none in a package's ``__init__``)."""
+        if source.path.endswith("__init__.py"):
+            return set()
+        changed: dict[str, int] = {}
+        for target, _ in self.rewrites.values():
+            function = target.node.func if isinstance(target.node, ast.Call) else target.node
+            if isinstance(function, ast.Name):
+                changed[function.id] = changed.get(function.id, 0) + 1
+        for alias, _ in self.imports:
+            if alias.asname is None:
+                changed.setdefault(alias.name, 0)
+        uses = dict.fromkeys(changed, 0)
+        for node in ast.walk(source.tree):
+            if isinstance(node, ast.Name) and node.id in uses:
+                uses[node.id] += 1
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value in uses:
+                uses[node.value] += 1  # __all__, getattr by name
+        return {name for name, count in changed.items() if uses[name] == count}
+
+
+def _is_use(target: Target, name: str) -> bool:
+    function = target.node.func if isinstance(target.node, ast.Call) else target.node
+    return isinstance(function, ast.Name) and function.id == name
+
+
+def make_plan(source: SourceFile, edits: Iterable[Edit]) -> Plan:
+    """Find the place of every edit.
+
+    Raises:
+        EditError: an edit finds no place, more than one, or contradicts another.
+    """
+    plan = Plan()
+    every = targets(source)
+    for edit in edits:
+        if edit.location.path != source.path:
+            raise EditError(f"it must be made in another file, {edit.location.path}", edit)
+        if isinstance(edit, InsertInit):
+            node = find_class(source.tree, edit)
+            plan.insertions.setdefault(_header(source, node), []).append((node, edit))
+            continue
+        target = find_target(source, every, edit)
+        if isinstance(target.node, ast.alias):
+            plan.imports.append((target.node, edit))
+        else:
+            plan.add(target, edit)
+    for alias, edit in plan.imports:
+        if alias.asname is None:  # its uses are renamed with it
+            rename = replace(edit, arguments=None)
+            for target in every:
+                if _is_use(target, alias.name) and target.span not in plan.rewrites:
+                    plan.add(target, rename)
+    _check_statements(plan)
+    return plan
+
+
+def _check_statements(plan: Plan) -> None:
+    """Refuse two insertions into one class that initialise the same target differently."""
+    for insertions in plan.insertions.values():
+        seen: dict[tuple[str, str], object] = {}
+        for _, edit in insertions:
+            for statement in edit.statements:
+                for kind in edit.module_types or ("",):
+                    value = (statement.function, statement.arguments)
+                    if seen.setdefault((kind, statement.target), value) != value:
+                        raise EditError(f"another fix initialises {statement.target} differently", edit)
+
+
+def _header(source: SourceFile, node: ast.ClassDef) -> tuple[int, int]:
+    where = source.location(node)
+    return (where.line, where.column)
+
+
+def edited_lines(source: SourceFile, edits: Iterable[Edit]) -> set[int]:
+    """The lines on which existing init calls would change (a suppression there forbids the edit)."""
+    every = targets(source)
+    lines: set[int] = set()
+    for edit in edits:
+        if isinstance(edit, RewriteCall):
+            try:
+                where = find_target(source, every, edit).location
+            except EditError:
+                where = edit.location
+            lines.update(range(where.line, max(where.end_line, where.line) + 1))
+    return lines
+
+
+def find_class(source_tree: ast.Module, edit: InsertInit) -> ast.ClassDef:
+    """The class that the edit means: by its line if it stands there, else by its dotted or plain name.
+
+    Raises:
+        EditError: if the file has no such class.
+    """
+    wanted = edit.class_name.replace(".<locals>", "")
+    named = [(dotted, node) for dotted, node in classes(source_tree) if node.name == wanted.rpartition(".")[2]]
+    for _, node in named:
+        first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+        if first <= edit.location.line <= node.lineno:
+            return node
+    matching = [node for dotted, node in named if dotted == wanted] or [node for _, node in named]
+    if not matching:
+        raise EditError(f"there is no class {edit.class_name} in this file", edit)
+    return matching[-1]
