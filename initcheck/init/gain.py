@@ -209,13 +209,19 @@ def moments(function: Function) -> tuple[float, float]:
 
 @functools.cache
 def _named_moments(name: str, param: float | None) -> tuple[float, float]:
-    if param is None:
-        return moments(ACTIVATIONS[name])
+    return moments(ACTIVATIONS[name] if param is None else parametrised(name, float(param)))
+
+
+def parametrised(name: str, param: float) -> Function:
+    """The activation with its one parameter (slope or alpha) bound.
+
+    Raises:
+        ValueError: if the activation has none.
+    """
     if name not in _SLOPED:
         raise ValueError(f"{name!r} takes no param; only {', '.join(sorted(_SLOPED))} do")
     sloped = _SLOPED[name]
-    value = float(param)
-    return moments(lambda x: sloped(x, value))
+    return lambda x: sloped(x, param)
 
 
 def _torch_gain(activation: object, param: float | None) -> float:

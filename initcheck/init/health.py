@@ -1,7 +1,6 @@
 """Whether a propagated signal is healthy, layer by layer, and how far from healthy it is.
 
-Forward: the std of a layer's output (and of the part of it that depends on the input) lies within a factor ``BAND``
-of 1. Backward: the root of the gradient's *energy* (its second moment summed over the elements of a sample) lies within
+Forward: the std of a layer's output lies within a factor ``BAND`` of 1, and some of it depends on the input. Backward: the root of the gradient's *energy* (its second moment summed over the elements of a sample) lies within
 ``BAND`` of the middle of its range over the layers. Energy, not the std per element, because it is what weights of
 variance gain²/fan_in keep: a layer with twice the units, or a map with four times the positions, spreads the same one.
 """
@@ -17,7 +16,11 @@ from initcheck.signal.result import Signal
 from initcheck.tracing.trace import Trace
 
 BAND = 3.0
-"""Healthy within [1/3, 3]."""
+"""Healthy within [1/3, 3]: what a solution has to reach."""
+TOLERATED = 10.0
+"""What a model may have before it is touched at all: shallow nets learn well with a layer or two outside ``BAND``."""
+LEAST_INFORMATION = 0.01
+"""The least std of the part of a layer's output that depends on the input."""
 PROTECTED_BAND = 30.0
 """Where a normalisation sets the scale again, before or after the layer."""
 
@@ -27,6 +30,7 @@ class LayerHealth:
     """One judged layer. ``forward``/``gradient``: log of the factor off the healthy value (0: as it should be).
 
     ``low_is_fine``: a small output harms nothing (the model's output, the last layer of a residual branch).
+    ``uninformed``: hardly anything of the output depends on the input.
     """
 
     row: LayerRow
@@ -35,11 +39,11 @@ class LayerHealth:
     gradient: float | None
     low_is_fine: bool
     protected: bool
+    uninformed: bool
 
-    @property
-    def excess(self) -> float:
-        """Log of the factor by which the layer is outside its band; 0 or less: inside."""
-        band = math.log(PROTECTED_BAND if self.protected else BAND)
+    def excess(self, band: float) -> float:
+        """Log of the factor by which the layer is outside the band; 0 or less: inside."""
+        band = math.log(PROTECTED_BAND if self.protected else band)
         forward = max(self.forward, 0.0) if self.low_is_fine else abs(self.forward)
         worst = forward - band
         if self.gradient is not None:
@@ -56,18 +60,18 @@ def judge(trace: Trace, structure: Structure, signal: Signal, protected: frozens
     last_of_branch = {branch.last for branch in structure.branches}
     rows = [(row, by_module[row.name]) for row in signal.layers if row.name in by_module]
     energies = {row.name: energy(row) for row, _ in rows}
-    logs = [math.log(e) for e in energies.values() if e is not None and 0.0 < e < math.inf]
+    hidden = [energies[row.name] for row, use in rows if use.feeds != "output"]
+    logs = [math.log(e) for e in hidden if e is not None and 0.0 < e < math.inf]
     middle = 0.5 * (max(logs) + min(logs)) if logs else 0.0
     found = []
     for row, use in rows:
         if row.forward_std is None:
             continue
         scale = max(row.forward_std, 1e-300)
-        if row.sample_std is not None and use.feeds != "norm":
-            scale = max(row.sample_std, 1e-300) if row.sample_std < 0.1 * scale else scale
+        low_is_fine = use.feeds == "output" or use.parameter in last_of_branch
         reached = energies[row.name]
         gradient = None
-        if reached is not None and reached > 0.0:
+        if reached is not None and reached > 0.0 and use.feeds != "output":
             gradient = 0.5 * ((math.log(reached) if reached < math.inf else 1e3) - middle)
         found.append(
             LayerHealth(
@@ -75,11 +79,17 @@ def judge(trace: Trace, structure: Structure, signal: Signal, protected: frozens
                 use=use,
                 forward=math.log(scale) if scale < math.inf else 1e3,
                 gradient=gradient,
-                low_is_fine=use.feeds == "output" or use.parameter in last_of_branch,
+                low_is_fine=low_is_fine,
                 protected=use.parameter in protected,
+                uninformed=not low_is_fine and row.sample_std is not None and row.sample_std < LEAST_INFORMATION,
             )
         )
     return found
+
+
+def needs_repair(layers: list[LayerHealth]) -> bool:
+    """Whether a layer is further off than what shallow nets cope with, or the input is lost on the way."""
+    return worst(layers, TOLERATED) > 0.0 or any(layer.uninformed and not layer.protected for layer in layers)
 
 
 def energy(row: LayerRow) -> float | None:
@@ -89,6 +99,6 @@ def energy(row: LayerRow) -> float | None:
     return row.grad_std**2 * math.prod(row.output_shape[1:])
 
 
-def worst(layers: list[LayerHealth]) -> float:
+def worst(layers: list[LayerHealth], band: float = BAND) -> float:
     """The largest excess; minus infinity for a model without judged layers."""
-    return max((layer.excess for layer in layers), default=-math.inf)
+    return max((layer.excess(band) for layer in layers), default=-math.inf)

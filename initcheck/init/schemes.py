@@ -1,17 +1,22 @@
-"""Standard schemes by name: for a weight and the activation it feeds, the torch.nn.init call and the scale it gives."""
+"""Standard schemes by name: the scale a weight should have, and the torch.nn.init call that gives it."""
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 
 from initcheck.init.fans import Fans
-from initcheck.init.gain import gain
+from initcheck.init.gain import ACTIVATIONS, Array, Function, canonical_name, moments, parametrised
+from initcheck.init.structure import Activation
 
 Arguments = tuple[tuple[str, str], ...]
 
-NEAR = 0.02
+NEAR = 0.005
 """Two scales this close (relative) are the same: a named scheme is preferred to a number."""
+_GRID = tuple(0.4 * 1.05**i for i in range(40))  # 0.4 to 2.7
+_SPREAD = 0.075
+"""Typical relative error of a layer's std at some hundred units; instability multiplies it from layer to layer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,63 +29,106 @@ class Scheme:
     why: str
 
 
-def wanted_gain(activation: str) -> float:
-    """The gain of the weights that feed an activation, by the field's convention (tanh: torch's 5/3); 1 if unknown."""
-    if activation in ("", "identity", "glu"):
+_CONVENTIONAL: dict[str, tuple[float, float]] = {"selu": (1.0, math.inf), "tanh": (1.0853, 8)}
+"""Scale that the field's convention gives, and the depth up to which it serves: SELU's fixed point; torch's 5/3 for tanh
+(1.0853/√E[tanh²(1.0853 z)] = 5/3), whose gradients grow by a fifth per layer."""
+
+
+@functools.cache
+def target_std(activation: Activation, depth: int) -> float:
+    """The std that an activation's input should have in a net with ``depth`` layers of that activation.
+
+    ReLU-like activations keep any scale; theirs makes the *output*'s second moment 1 (√2 for ReLU: He's convention).
+    Others have one scale s at which a gain g(s) = s/√E[φ(sz)²] keeps the second moment, at the price of a gradient
+    that changes by χ = g²·E[φ'(sz)²] per layer, and of a slope d ln q'/d ln q by which an error in the second moment q
+    grows or shrinks. The scale taken is the one whose worst deviation over ``depth`` layers is least.
+    """
+    function = _function(activation)
+    if function is None:
         return 1.0
-    if activation in _CONVENTIONAL:
-        return _CONVENTIONAL[activation]
+    if _homogeneous(function):
+        return 1.0 / math.sqrt(moments(function)[1])
+    usual, most = _CONVENTIONAL.get(activation.name, (1.0, 0))
+    if depth <= most:
+        return usual
+    depth = min(depth, 100)
+    return min(_GRID, key=lambda s: _cost(function, s, depth))
+
+
+def _function(activation: Activation) -> Function | None:
     try:
-        return gain(activation)
+        name = canonical_name(activation.name)
     except ValueError:
-        return 1.0
+        return None  # a gate, or an op that is no elementwise activation
+    return ACTIVATIONS[name] if activation.param is None else parametrised(name, activation.param)
 
 
-_CONVENTIONAL = {"tanh": 5.0 / 3.0, "sigmoid": 1.0, "hardtanh": 1.0, "softsign": 1.0, "sin": 1.0}
-"""Saturating activations: their exact gain would drive a deep net into saturation."""
+def _homogeneous(function: Function) -> bool:
+    return abs(_rms(function, 2.0) - 2.0 * _rms(function, 1.0)) < 1e-9
 
 
-def standard(shape: tuple[int, ...], fans: Fans, activation: str, transposed: bool) -> Scheme:
-    """The standard scheme for a weight that feeds ``activation``."""
-    wanted = wanted_gain(activation)
-    return scheme_for(shape, fans, wanted / math.sqrt(fans.fan_in), activation, transposed)
+def _rms(function: Function, s: float) -> float:
+    return math.sqrt(moments(lambda x: function(s * x))[1])
 
 
-def scheme_for(shape: tuple[int, ...], fans: Fans, std: float, activation: str, transposed: bool) -> Scheme:
+def _cost(function: Function, s: float, depth: int) -> float:
+    """The largest log deviation that ``depth`` layers at scale ``s`` come to."""
+    gain, step = s / _rms(function, s), 1.02
+    chi = gain**2 * _slope_moment(function, s)
+    slope = math.log(_rms(function, s * step) / _rms(function, s / step)) / math.log(step**2)
+    gradient = 0.25 * depth * abs(math.log(chi))  # half of the range of the std
+    wobble = _SPREAD * max(slope, 0.0) ** min(depth, 60)
+    return max(1.2 * abs(math.log(s)), gradient, wobble)
+
+
+def _slope_moment(function: Function, s: float) -> float:
+    """E[φ'(sz)²], by central differences (kinks have no weight in it)."""
+    h = 1e-5
+
+    def slope(x: Array) -> Array:
+        return (function(s * x + h) - function(s * x - h)) / (2.0 * h)
+
+    return moments(slope)[1]
+
+
+@functools.cache
+def activation_rms(activation: Activation, s: float) -> float:
+    """√E[φ(sz)²]: what a layer reads from that activation; 1 for none."""
+    function = _function(activation)
+    return _rms(function, s) if function is not None else 1.0
+
+
+def scheme_for(shape: tuple[int, ...], fans: Fans, std: float, activation: Activation, transposed: bool) -> Scheme:
     """The call that gives ``std``: a named scheme if one does (within ``NEAR``), else ``normal_`` with the number."""
     for scheme in _named(shape, fans, activation, transposed, std):
         if abs(math.log(scheme.std / std)) <= NEAR:
             return scheme
     value = f"{std:.4g}"
-    return Scheme("normal_", (("mean", "0.0"), ("std", value)), float(value), f"std {value}")
+    gain = std * math.sqrt(fans.fan_in)
+    return Scheme("normal_", (("mean", "0.0"), ("std", value)), float(value), f"{gain:.4g}/√fan_in = {value}")
 
 
-def _named(shape: tuple[int, ...], fans: Fans, activation: str, transposed: bool, std: float) -> list[Scheme]:
+def _named(shape: tuple[int, ...], fans: Fans, activation: Activation, transposed: bool, std: float) -> list[Scheme]:
     """Candidate calls, the most usual first, with the std that torch gives them (it reads its fans off the shape)."""
     taps = math.prod(shape[2:])
     torch_in, torch_out = shape[1] * taps, shape[0] * taps
+    mode, fan = ("fan_out", torch_out) if transposed else ("fan_in", torch_in)
+    prefix: Arguments = (("mode", "'fan_out'"),) if transposed else ()
     found = []
-    for mode, fan in (("fan_in", torch_in), ("fan_out", torch_out)):
-        if mode == "fan_out" and not transposed:
-            break
-        keyword: Arguments = () if mode == "fan_in" else (("mode", "'fan_out'"),)
-        for nonlinearity, factor in (("relu", math.sqrt(2.0)), ("linear", 1.0), ("selu", 0.75), ("tanh", 5.0 / 3.0)):
-            if nonlinearity in ("selu",):
-                continue  # torch's 3/4 is not the fixed point's gain: SELU takes 'linear'
-            if nonlinearity == "tanh" and activation != "tanh":
-                continue
-            reason = f"gain({nonlinearity}) = {factor:.4g} over √fan_in = √{fans.fan_in:g}"
-            found.append(
-                Scheme("kaiming_normal_", (*keyword, ("nonlinearity", f"'{nonlinearity}'")), factor / fan**0.5, reason)
-            )
-        if activation == "leaky_relu":
-            factor = gain("leaky_relu")
-            arguments = (*keyword, ("a", "0.01"), ("nonlinearity", "'leaky_relu'"))
-            found.append(Scheme("kaiming_normal_", arguments, factor / fan**0.5, f"gain(leaky_relu) = {factor:.4g}"))
+    factors: list[tuple[str, Arguments, float]] = [
+        ("relu", (), math.sqrt(2.0)),
+        ("linear", (), 1.0),
+        ("tanh", (), 5.0 / 3.0),
+    ]
+    if activation.name == "leaky_relu":
+        slope = 0.01 if activation.param is None else activation.param
+        factors.insert(0, ("leaky_relu", (("a", f"{slope:g}"),), math.sqrt(2.0 / (1.0 + slope**2))))
+    for name, extra, factor in factors:
+        arguments = (*prefix, *extra, ("nonlinearity", f"'{name}'"))
+        found.append(Scheme("kaiming_normal_", arguments, factor / math.sqrt(fan), f"{factor:.4g}/√{mode}"))
     both = math.sqrt(2.0 / (torch_in + torch_out))
-    found.append(Scheme("xavier_normal_", (), both, f"gain 1 over the mean of the fans {torch_in} and {torch_out}"))
-    ratio = std / both
-    rounded = float(f"{ratio:.4g}")
+    found.append(Scheme("xavier_normal_", (), both, "1/√(mean of the fans)"))
+    ratio = float(f"{std / both:.4g}")
     if 0.05 < ratio < 20.0 and torch_in == torch_out:
-        found.append(Scheme("xavier_normal_", (("gain", f"{rounded:g}"),), both * rounded, f"gain {rounded:g}"))
+        found.append(Scheme("xavier_normal_", (("gain", f"{ratio:g}"),), both * ratio, f"gain {ratio:g}"))
     return found

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch.fx
 
 from initcheck.init.distributions import with_distributions
-from initcheck.init.health import LayerHealth, judge, worst
-from initcheck.init.schemes import Scheme, scheme_for, standard
+from initcheck.init.health import LayerHealth, judge, needs_repair, worst
+from initcheck.init.schemes import activation_rms, scheme_for, target_std
 from initcheck.init.structure import (
     NORM_OPS,
     RECURRENT_OPS,
     TRANSPARENT_OPS,
+    Activation,
     Branch,
     Structure,
     WeightUse,
@@ -30,10 +32,9 @@ GOOD = 1.1
 """A weight within this factor of its standard scale is good as it is."""
 MARGIN = math.log(1.3)
 """How far inside the band the solution should lie."""
+DRIFT = math.log(1.5)
+"""Corrections begin where a layer is this far from its target: standard schemes stay wherever they are enough."""
 ROUNDS = 5
-GAIN_STEPS = (-0.35, -0.2, -0.1, -0.05, 0.05, 0.1)
-"""Log factors tried on the gain of all layers that feed one (not homogeneous) activation."""
-HOMOGENEOUS = frozenset({"", "relu", "leaky_relu", "prelu", "rrelu", "identity", "glu"})
 
 
 @dataclass(slots=True)
@@ -42,9 +43,21 @@ class _Solver:
     structure: Structure
     uses: dict[str, WeightUse]
     protected: frozenset[str]
+    depths: Mapping[Activation, int]
+    """How many layers feed each activation."""
     chosen: dict[str, float] = field(default_factory=dict)
     """Parameter to the standard deviation it should have."""
     reasons: dict[str, str] = field(default_factory=dict)
+
+    def target(self, use: WeightUse) -> float:
+        """The std that the use's output should have."""
+        return target_std(use.activation, self.depths[use.activation]) if use.activation.name else 1.0
+
+    def standard(self, use: WeightUse) -> float:
+        """The std of the weight that gives that output, from what it reads."""
+        read = use.reads
+        rms = activation_rms(read, target_std(read, self.depths.get(read, 1))) if read.name else 1.0
+        return self.target(use) / rms / math.sqrt(use.fans.fan_in)
 
     def propagated(self) -> Signal:
         return propagate(with_distributions(self.trace, _normals(self.chosen)))
@@ -61,17 +74,18 @@ def solve(trace: Trace, signal: Signal, *, everything: bool = False) -> list[Sug
     """See ``suggest``."""
     structure = analyse(trace)
     uses = structure.by_parameter()
-    solver = _Solver(trace, structure, uses, _protected(structure))
+    depths = Counter(use.activation for use in structure.uses)
+    solver = _Solver(trace, structure, uses, _protected(structure), depths)
     vectors = _unwritten_vectors(trace)
     _mend_faulty(solver)
     judged = solver.judged(solver.propagated() if solver.chosen else signal)
-    if worst(judged) > 0.0:
+    if needs_repair(judged):
         _standardise(solver)
         _correct(solver)
     if everything:
         for name, use in uses.items():
             if name not in solver.chosen:
-                solver.chosen[name] = _standard(use, structure).std
+                solver.chosen[name] = solver.standard(use)
                 solver.reasons[name] = "standard scale"
     return [*(_suggestion(solver, name) for name in _in_order(solver)), *vectors]
 
@@ -86,10 +100,6 @@ def _suggestion(solver: _Solver, name: str) -> Suggestion:
         return Suggestion(name, "zeros_", (), 0.0, 0.0, solver.reasons[name])
     scheme = scheme_for(use.record.shape, use.fans, std, use.activation, _is_transposed(use))
     return Suggestion(name, scheme.function, scheme.arguments, scheme.std, 0.0, f"{solver.reasons[name]}: {scheme.why}")
-
-
-def _standard(use: WeightUse, structure: Structure) -> Scheme:
-    return standard(use.record.shape, use.fans, use.activation, _is_transposed(use))
 
 
 def _is_transposed(use: WeightUse) -> bool:
@@ -146,7 +156,7 @@ def _mend_faulty(solver: _Solver) -> None:
             reason = "all units alike: they would stay so"
         else:
             continue
-        solver.chosen[name] = _standard(use, solver.structure).std
+        solver.chosen[name] = solver.standard(use)
         solver.reasons[name] = reason
 
 
@@ -158,7 +168,7 @@ def _standardise(solver: _Solver) -> None:
         record = use.record
         if not record.requires_grad or use.op in RECURRENT_OPS or name in solver.protected:
             continue
-        std, reason = _standard(use, solver.structure).std, _why(use)
+        std, reason = solver.standard(use), _why(use)
         if name in unscaled:
             if record.distribution.kind == "constant" and record.distribution.mean == 0.0:
                 continue
@@ -175,7 +185,7 @@ def _standardise(solver: _Solver) -> None:
 
 def _why(use: WeightUse) -> str:
     return {
-        "activation": f"feeds {use.activation or 'a gate'}",
+        "activation": f"feeds {use.activation.name}",
         "output": "the output layer",
     }.get(use.feeds, "feeds no activation")
 
@@ -202,8 +212,6 @@ def _correct(solver: _Solver) -> None:
         if score <= -MARGIN or not _rescale(solver, judged):
             break
     solver.chosen = best
-    if best_score > -MARGIN:
-        _tune_gains(solver, best_score)
 
 
 def _rescale(solver: _Solver, judged: list[LayerHealth]) -> bool:
@@ -218,10 +226,10 @@ def _rescale(solver: _Solver, judged: list[LayerHealth]) -> bool:
         use = layer.use
         before = [shift[n] for n in _weights_before(use.node, shift)]
         incoming = sum(before) / len(before) if before else 0.0
-        expected = layer.forward + incoming
+        expected = layer.forward + incoming - math.log(solver.target(use))
         correction = 0.0
         adjustable = use.parameter not in solver.protected and use.op not in RECURRENT_OPS and use.record.requires_grad
-        if adjustable and use.parameter not in last_of_branch and abs(expected) > 0.5 * MARGIN:
+        if adjustable and use.parameter not in last_of_branch and abs(expected) > DRIFT:
             correction = 0.0 if layer.low_is_fine and expected < 0.0 else -expected
         if correction:
             now = solver.chosen.get(use.parameter, use.record.distribution.std)
@@ -247,23 +255,3 @@ def _weights_before(node: torch.fx.Node, known: Mapping[torch.fx.Node, float]) -
         elif op_of(current) not in NORM_OPS:
             queue.extend(current.all_input_nodes)
     return found
-
-
-def _tune_gains(solver: _Solver, score: float) -> None:
-    """For activations that are not homogeneous a gain trades the forward scale against the gradient's: search it."""
-    groups: dict[str, list[str]] = {}
-    for name in solver.chosen:
-        activation = solver.uses[name].activation
-        if activation not in HOMOGENEOUS and solver.chosen[name] > 0.0:
-            groups.setdefault(activation, []).append(name)
-    for names in groups.values():
-        start = dict(solver.chosen)
-        best = start
-        for step in GAIN_STEPS:
-            solver.chosen = {**start, **{name: start[name] * math.exp(step) for name in names}}
-            tried = worst(solver.judged(solver.propagated()))
-            if tried < score:
-                best, score = solver.chosen, tried
-        solver.chosen = best
-        if score <= -MARGIN:
-            return

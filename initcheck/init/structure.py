@@ -51,11 +51,22 @@ TRANSPARENT_OPS = {
 
 
 @dataclass(frozen=True, slots=True)
+class Activation:
+    """An activation by the name that ``gain`` knows it by, and its one parameter (slope, alpha) if it was given."""
+
+    name: str = ""
+    param: float | None = None
+
+
+NONE = Activation()
+
+
+@dataclass(frozen=True, slots=True)
 class WeightUse:
     """A weight and the node that multiplies by it.
 
-    ``feeds``: what its output meets first; ``activation``: its name where that is one. ``branch``: the residual
-    branch it is in, None outside. ``gates``: the output is multiplied by another signal (a gate), not added.
+    ``feeds``: what its output meets first; ``activation``: its name (and slope or alpha) where that is one. ``reads``:
+    the activation that its input comes from, with nothing but transparent ops between; empty for none.
     """
 
     parameter: str
@@ -64,8 +75,8 @@ class WeightUse:
     op: str
     fans: Fans
     feeds: Role
-    activation: str = ""
-    order: int = 0
+    activation: Activation = NONE
+    reads: Activation = NONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,11 +119,11 @@ def parameter_of(node: torch.fx.Node) -> str:
 def analyse(trace: Trace) -> Structure:
     """Read the structure off the graph."""
     order = {node: index for index, node in enumerate(trace.graph.nodes)}
-    uses = [use for node in trace.graph.nodes for use in _uses_at(node, trace, order)]
+    uses = [use for node in trace.graph.nodes for use in _uses_at(node, trace)]
     return Structure(uses, _branches(trace, order, uses))
 
 
-def _uses_at(node: torch.fx.Node, trace: Trace, order: dict[torch.fx.Node, int]) -> Iterator[WeightUse]:
+def _uses_at(node: torch.fx.Node, trace: Trace) -> Iterator[WeightUse]:
     op = op_of(node)
     if op not in WEIGHT_OPS and op not in RECURRENT_OPS and op != "multi_head_attention_forward":
         return
@@ -123,8 +134,9 @@ def _uses_at(node: torch.fx.Node, trace: Trace, order: dict[torch.fx.Node, int])
             continue
         feeds, activation = _what_follows(node)
         if op in RECURRENT_OPS:
-            feeds, activation = "other", ""
-        yield WeightUse(name, record, node, op, _fans(node, op, record, flipped), feeds, activation, order[node])
+            feeds, activation = "other", NONE
+        reads = _what_precedes(node, source)
+        yield WeightUse(name, record, node, op, _fans(node, op, record, flipped), feeds, activation, reads)
 
 
 def _weights_of(node: torch.fx.Node) -> Iterator[tuple[torch.fx.Node, bool]]:
@@ -168,10 +180,10 @@ def _stride(value: Any, dims: int) -> tuple[int, ...]:
     return entries * dims if len(entries) == 1 else entries
 
 
-def _what_follows(node: torch.fx.Node) -> tuple[Role, str]:
+def _what_follows(node: torch.fx.Node) -> tuple[Role, Activation]:
     """The first op on the way from ``node`` that is not transparent; a gate (x·σ(x)) counts as its activation."""
     seen: set[torch.fx.Node] = set()
-    found: list[tuple[Role, str]] = []
+    found: list[tuple[Role, Activation]] = []
     queue = list(node.users)
     while queue:
         user = queue.pop(0)
@@ -180,41 +192,61 @@ def _what_follows(node: torch.fx.Node) -> tuple[Role, str]:
         seen.add(user)
         op = op_of(user)
         if user.op == "output":
-            found.append(("output", ""))
+            found.append(("output", NONE))
         elif op in ACTIVATION_OPS:
-            found.append(("activation", _activation_name(user, op)))
+            found.append(("activation", _activation(user, op)))
         elif op in NORM_OPS:
-            found.append(("norm", ""))
+            found.append(("norm", NONE))
         elif op in ATTENTION_OPS:
-            found.append(("attention", ""))
+            found.append(("attention", NONE))
         elif op in WEIGHT_OPS or op in RECURRENT_OPS:
-            found.append(("weight", "") if any(parameter_of(n) for n in user.all_input_nodes) else ("attention", ""))
+            weighted = any(parameter_of(n) for n in user.all_input_nodes)
+            found.append(("weight" if weighted else "attention", NONE))
         elif op in {"add", "sub", "iadd"}:
             if _adds_constant(user):
                 queue.extend(user.users)
             else:
-                found.append(("add", ""))
+                found.append(("add", NONE))
         elif op in {"mul", "div", "true_divide"}:
             if _adds_constant(user):
                 queue.extend(user.users)
             else:
-                found.append(("product", ""))
+                found.append(("product", NONE))
         elif op in TRANSPARENT_OPS:
             queue.extend(user.users)
         else:
-            found.append(("other", op))
+            found.append(("other", NONE))
     for role in ("activation", "norm", "attention", "product", "add", "weight", "other", "output"):
         for kind, name in found:
             if kind == role:
                 return kind, name
-    return "output", ""
+    return "output", NONE
 
 
-def _activation_name(node: torch.fx.Node, op: str) -> str:
-    name = ACTIVATION_OPS[op]
-    if op == "gelu" and node.kwargs.get("approximate", node.args[1] if len(node.args) > 1 else "none") == "tanh":
-        return "gelu_tanh"
-    return name
+def _activation(node: torch.fx.Node, op: str) -> Activation:
+    second = node.args[1] if len(node.args) > 1 else None
+    if op == "gelu" and node.kwargs.get("approximate", second) == "tanh":
+        return Activation("gelu_tanh")
+    given = node.kwargs.get(_PARAMETERS.get(op, ""), second)
+    if op in _PARAMETERS and isinstance(given, (int, float)):
+        return Activation(ACTIVATION_OPS[op], float(given))
+    return Activation(ACTIVATION_OPS[op])
+
+
+_PARAMETERS = {"leaky_relu": "negative_slope", "elu": "alpha", "celu": "alpha"}
+
+
+def _what_precedes(node: torch.fx.Node, weight: torch.fx.Node) -> Activation:
+    """The activation that a weight's input comes from, through transparent ops."""
+    current: torch.fx.Node | None = next((n for n in node.all_input_nodes if n is not weight), None)
+    while current is not None:
+        op = op_of(current)
+        if op in ACTIVATION_OPS:
+            return _activation(current, op)
+        if op not in TRANSPARENT_OPS and not (op in {"mul", "div", "add", "sub"} and _adds_constant(current)):
+            return NONE
+        current = next((n for n in current.all_input_nodes if _carries_signal(n)), None)
+    return NONE
 
 
 def _adds_constant(node: torch.fx.Node) -> bool:

@@ -157,11 +157,17 @@ class _Hooks:
         self.seen: dict[str, _Layer] = {}
         self.running = ""
         self.backward_under_way = False
+        self.entered: list[str] = []
         self._handles: list[Any] = []
+        layers = [name for name, module in model.named_modules() if is_layer(module)]
         for name, module in model.named_modules():
             self._handles.append(module.register_forward_pre_hook(self._entering(name), prepend=True))
-            if is_layer(module):
+            if name in layers and (name or len(layers) == 1):  # the root's output is the model's: no layer's
                 self._handles.append(module.register_forward_hook(self._leaving(name)))
+
+    def in_order(self) -> list[_Layer]:
+        """The layers in the order in which their first calls began."""
+        return [self.seen[name] for name in dict.fromkeys(self.entered) if name in self.seen]
 
     def remove(self) -> None:
         for handle in self._handles:
@@ -171,6 +177,7 @@ class _Hooks:
         def hook(module: nn.Module, inputs: Any) -> None:
             if not self.backward_under_way:
                 self.running = name
+                self.entered.append(name)
 
         return hook
 
@@ -199,10 +206,11 @@ def _gradient_hook(layer: _Layer) -> Callable[[Tensor], None]:
 
 
 def is_layer(module: nn.Module) -> bool:
-    """Whether a module itself owns a parameter (parametrised ones own theirs under ``parametrizations``)."""
+    """Whether a module itself owns a weight: a parameter that is no bias (parametrised modules: indirectly)."""
     if isinstance(module, nn.utils.parametrize.ParametrizationList):
         return False  # holds the numbers that a layer's weight is computed from; the layer itself has the row
-    return any(p is not None for p in module._parameters.values()) or "parametrizations" in module._modules
+    own = any(p is not None and "bias" not in name.lower() for name, p in module._parameters.items())
+    return own or "parametrizations" in module._modules
 
 
 def layer_output(output: Any) -> Tensor | None:
@@ -236,7 +244,7 @@ def _one_pass(
             weight = _weight_of(layer.module)
             if weight is not None and weight.grad is not None:
                 layer.weight_gradient = _mean_square(weight.grad)
-        return list(hooks.seen.values())
+        return hooks.in_order()
     finally:
         hooks.remove()
 
@@ -246,7 +254,7 @@ def _weight_of(module: nn.Module) -> nn.Parameter | None:
     named = module._parameters.get("weight")
     if named is not None:
         return named
-    own = [p for p in module._parameters.values() if p is not None]
+    own = [p for name, p in module._parameters.items() if p is not None and "bias" not in name.lower()]
     return max(own, key=lambda p: p.numel()) if own else None
 
 
