@@ -202,11 +202,6 @@ class Config:
         """Whether a finding of this severity is printed (info only on demand, or where it makes the run fail)."""
         return severity > Severity.INFO or self.show_info or self.fails(severity)
 
-    def models_in(self, path: str | Path) -> tuple[ModelSpec, ...]:
-        """The listed models of the file ``path``."""
-        here = os.path.realpath(path)
-        return tuple(spec for spec in self.models if os.path.realpath(spec.path) == here)
-
 
 def _longest(prefixes: Iterable[str], code: str) -> int:
     """Length of the longest of ``prefixes`` that ``code`` begins with, 0 if none."""

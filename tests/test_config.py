@@ -227,14 +227,6 @@ def test_folders_are_excluded_by_a_pattern_with_a_slash(tmp_path: Path, monkeypa
     assert not config.excludes(".")
 
 
-def test_models_are_found_by_their_file_however_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write(tmp_path, "", "net.py")
-    config = table(tmp_path, 'models = [{target = "net.py:Net"}]')
-    monkeypatch.chdir(tmp_path)
-    assert [m.expression for m in config.models_in("./net.py")] == ["Net"]
-    assert config.models_in("other.py") == ()
-
-
 def test_rules_that_need_no_model_need_no_model() -> None:
     assert Config().needs_models
     assert not Config(select=("IC801",)).needs_models

@@ -223,8 +223,12 @@ def _verdict(summary: Summary, config: Config) -> Iterator[tuple[str, str] | str
     shown = {s: n for s, n in summary.findings.items() if n and config.shows(s)}
     if shown:
         yield (_counted(shown), _STYLES[max(shown)])
-    elif summary.models or not summary.models_not_analysed + summary.files_not_parsed:
+    elif not summary.files:
+        yield ("No Python file found", "bold yellow")
+    elif summary.models or not config.needs_models:
         yield ("No findings", "bold green")
+    elif not summary.models_not_analysed + summary.files_not_parsed:
+        yield ("No findings, no model found", "bold yellow")
     else:
         yield ("Nothing found", "bold yellow")
     if summary.hidden:

@@ -101,6 +101,13 @@ def test_a_run_that_could_check_nothing_does_not_look_clean() -> None:
     assert "0 models" in shown
 
 
+def test_a_run_without_files_or_models_says_so() -> None:
+    assert lines(RunResult(()))[0] == "No Python file found."
+    nothing = RunResult((FileResult("a.py"),))
+    assert lines(nothing)[0] == "No findings, no model found."
+    assert lines(nothing, select=("IC801",))[0] == "No findings."
+
+
 def test_quiet_leaves_only_findings() -> None:
     shown = text(samples.run(), quiet=True)
     assert "IC202" in shown
