@@ -66,8 +66,7 @@ def apply(
     if name != "suggested" and name not in SCHEMES:
         raise ValueError(f"unknown scheme {scheme!r}: expected one of suggested, {', '.join(sorted(SCHEMES))}")
     if name == "suggested":
-        suggestions = _suggestions(model, _need_inputs(name, example_inputs), mode)
-        return apply_suggestions(model, suggestions, generator)
+        return _apply_suggested(model, _need_inputs(name, example_inputs), mode, generator)
     chosen = SCHEMES[name]
     inputs = _need_inputs(name, example_inputs) if chosen.needs_inputs else example_inputs
     with _all_or_nothing(model) as before:
@@ -84,14 +83,18 @@ def apply_suggestions(
         ValueError: for a suggestion whose parameter the model does not have, or whose call fails. The model is then as
             it was.
     """
-    parameters = dict(model.named_parameters(remove_duplicate=False))
     listed = list(suggestions)
     with _all_or_nothing(model) as before:
-        for suggestion in listed:
-            if suggestion.parameter not in parameters:
-                raise ValueError(f"the model has no parameter {suggestion.parameter!r}")
-            _call(suggestion)(parameters[suggestion.parameter], generator)
+        _write(model, listed, generator)
     return _changes(model, before, {s.parameter: (str(s), s.reason) for s in listed})
+
+
+def _write(model: nn.Module, suggestions: Iterable[Suggestion], generator: torch.Generator | None) -> None:
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    for suggestion in suggestions:
+        if suggestion.parameter not in parameters:
+            raise ValueError(f"the model has no parameter {suggestion.parameter!r}")
+        _call(suggestion)(parameters[suggestion.parameter], generator)
 
 
 def _need_inputs(scheme: str, example_inputs: Any) -> Any:
@@ -100,7 +103,12 @@ def _need_inputs(scheme: str, example_inputs: Any) -> Any:
     return example_inputs
 
 
-def _suggestions(model: nn.Module, example_inputs: Any, mode: str) -> list[Suggestion]:
+def _apply_suggested(
+    model: nn.Module, example_inputs: Any, mode: str, generator: torch.Generator | None
+) -> list[Change]:
+    """Write what ``suggest`` says; then pull back the layers that the draw happened to carry off in a deep net."""
+    from initcheck.init.data_dependent import pull_back_
+    from initcheck.init.distributions import with_suggestions
     from initcheck.init.suggest import suggest
     from initcheck.library import split_inputs
     from initcheck.signal.propagate import propagate
@@ -108,7 +116,27 @@ def _suggestions(model: nn.Module, example_inputs: Any, mode: str) -> list[Sugge
 
     args, kwargs = split_inputs(example_inputs)
     traced = trace(model, args, kwargs, mode=mode, name=type(model).__name__)
-    return suggest(traced, propagate(traced))
+    suggestions = suggest(traced, propagate(traced))
+    if not suggestions:
+        return []
+    calls = {s.parameter: (str(s), s.reason) for s in suggestions}
+    written = {traced.parameters[name].module: name for name in calls}
+    predicted = propagate(with_suggestions(traced, suggestions))
+    targets = {row.name: row.forward_std for row in predicted.layers if row.name in written and row.forward_std}
+    flags = {module: module.training for module in model.modules()}
+    with _all_or_nothing(model) as before:
+        _write(model, suggestions, generator)
+        try:
+            model.train(mode == "train")
+            pulled = pull_back_(model, targets, args, kwargs)
+        finally:
+            for module, training in flags.items():
+                module.training = training
+    for step in pulled:
+        name = written[step.layer]
+        factor = (step.variance / step.variance_before) ** 0.5
+        calls[name] = (calls[name][0], f"{calls[name][1]}; as drawn × {factor:.3g} (measured on the example inputs)")
+    return _changes(model, before, calls)
 
 
 def _call(suggestion: Suggestion) -> Callable[[Tensor, torch.Generator | None], Any]:

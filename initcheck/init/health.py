@@ -1,8 +1,9 @@
 """Whether a propagated signal is healthy, layer by layer, and how far from healthy it is.
 
-Forward: the std of a layer's output lies within a factor ``BAND`` of 1, and some of it depends on the input. Backward: the root of the gradient's *energy* (its second moment summed over the elements of a sample) lies within
-``BAND`` of the middle of its range over the layers. Energy, not the std per element, because it is what weights of
-variance gain²/fan_in keep: a layer with twice the units, or a map with four times the positions, spreads the same one.
+Forward: the std of a layer's output lies within a factor ``BAND`` of 1, and some of it depends on the input. Backward:
+the root of the gradient's *energy* (its second moment summed over the elements of a sample) lies within ``BAND`` of the
+middle of its range over the layers. Energy, not the std per element: it is what weights of variance gain²/fan_in
+keep: a layer with twice the units, or a map with four times the positions, spreads the same one.
 """
 
 from __future__ import annotations

@@ -30,8 +30,8 @@ class Scheme:
 
 
 _CONVENTIONAL: dict[str, tuple[float, float]] = {"selu": (1.0, math.inf), "tanh": (1.0853, 8)}
-"""Scale that the field's convention gives, and the depth up to which it serves: SELU's fixed point; torch's 5/3 for tanh
-(1.0853/√E[tanh²(1.0853 z)] = 5/3), whose gradients grow by a fifth per layer."""
+"""Scale that the field's convention gives, and the depth up to which it serves: SELU's fixed point; torch's
+5/3 for tanh (1.0853/√E[tanh²(1.0853 z)] = 5/3), whose gradients grow by a fifth per layer."""
 
 
 @functools.cache

@@ -237,7 +237,7 @@ def _one_pass(
             noise = torch.randn(target.shape, generator=generator, dtype=torch.float32)
             hooks.backward_under_way = True
             try:
-                target.backward(noise.to(device=target.device, dtype=target.dtype))
+                torch.autograd.backward([target], [noise.to(device=target.device, dtype=target.dtype)])
             except Exception as error:
                 raise MeasureError(f"the backward pass raised: {type(error).__name__}: {error}") from error
         for layer in hooks.seen.values():

@@ -25,7 +25,9 @@ def test_every_layer_has_unit_variance_on_the_data(activation):
     variances, handles = [], []
     for module in net:
         if isinstance(module, (nn.Linear, nn.Conv2d)):
-            handles.append(module.register_forward_hook(lambda m, i, o: variances.append(float(o.var(correction=0)))))
+            handles.append(
+                module.register_forward_hook(lambda m, i, o: variances.append(float(o.detach().var(correction=0))))
+            )
     net(data)
     assert variances == pytest.approx([1] * 5, abs=0.05)
 
