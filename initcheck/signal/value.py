@@ -113,7 +113,7 @@ class Value:
             std = math.sqrt(max(self.variance, 0.0))
             at = nodes(phase_for_kink_at(-self.mean / std) if std > 0 else 0)
             scale = self.variance if self.variance > 0 else 1.0
-            correlation = self.covariance * (1.0 / scale)
+            correlation = replace(self.covariance, profile=()) * (1.0 / scale)
             self.source = Source(torch.from_numpy(self.mean + std * at.z), at, correlation)
             self.grid = self.source.u
         return self.source
@@ -188,7 +188,7 @@ _DEFAULT_ROLES: dict[int, tuple[Role, ...]] = {
 
 def default_roles(ndim: int) -> tuple[Role, ...]:
     """Roles of an input's dims by their number: (S, C), (S, P, C), (S, C, P, P), ..."""
-    return _DEFAULT_ROLES.get(ndim) or ("S", *("P",) * (ndim - 2), "C")
+    return _DEFAULT_ROLES[ndim] if ndim in _DEFAULT_ROLES else ("S", *("P",) * (ndim - 2), "C")
 
 
 def parameter_roles(ndim: int) -> tuple[Role, ...]:

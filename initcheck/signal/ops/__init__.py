@@ -7,5 +7,3 @@ import pkgutil
 
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
-
-from initcheck.signal.rule import RULES as RULES  # noqa: E402  (the table is full now)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -137,6 +138,26 @@ def uncontract(k: Kernel, x: Value, over: tuple[int, ...], w: Weights, units: in
 
 
 @dataclass(frozen=True, slots=True)
+class Taps:
+    """How a window connects positions along one axis.
+
+    ``mean``: number of taps of a position; ``joint``: sum over taps of the squared share of positions that have it;
+    ``profile``: the number of taps by position, relative to the mean.
+    """
+
+    mean: float
+    joint: float
+    profile: Array | None
+
+    @classmethod
+    def of(cls, counts: Array, joint: float) -> Taps:
+        """From the number of taps of each position."""
+        mean = float(counts.mean()) if counts.size else 0.0
+        flat = not mean > 0 or float(np.ptp(counts)) < 1e-9 * mean
+        return cls(mean, float(joint), None if flat else counts / mean)
+
+
+@dataclass(frozen=True, slots=True)
 class Window:
     """A convolution or pooling along one axis: which inputs each output sees."""
 
@@ -147,48 +168,70 @@ class Window:
     dilation: int
     outputs: int
 
-    def seen(self) -> Array:
-        """Matrix [output, input] with the number of taps between them."""
-        matrix = np.zeros((self.outputs, self.size))
-        for tap in range(self.kernel):
-            inputs = np.arange(self.outputs) * self.stride - self.padding + tap * self.dilation
-            inside = (inputs >= 0) & (inputs < self.size)
-            np.add.at(matrix, (np.nonzero(inside)[0], inputs[inside]), 1.0)
-        return matrix
-
-    def spread(self, profile: Array | None) -> tuple[float, Array | None]:
-        """Mean number of taps that an output sees (weighted by the input's profile), and the output's profile."""
-        if profile is None and self.padding == 0 and self._covers():
-            return float(self.kernel), None
-        result = np.zeros(self.outputs)
-        source = np.ones(self.size) if profile is None else profile
+    def taps(self) -> Iterator[tuple[Array, Array]]:
+        """For each tap: which outputs see an input through it, and which input."""
         base = np.arange(self.outputs) * self.stride - self.padding
         for tap in range(self.kernel):
             inputs = base + tap * self.dilation
-            inside = (inputs >= 0) & (inputs < self.size)
-            result[inside] += source[inputs[inside]]
-        return _normalised(result)
+            inside = np.nonzero((inputs >= 0) & (inputs < self.size))[0]
+            yield inside, inputs[inside]
 
-    def gather(self, profile: Array | None) -> tuple[float, Array | None]:
-        """Mean number of outputs that an input feeds (weighted by the gradient's profile), and its profile."""
-        result = np.zeros(self.size)
-        source = np.ones(self.outputs) if profile is None else profile
-        base = np.arange(self.outputs) * self.stride - self.padding
+    def spread(self, profile: Array | None) -> Taps:
+        """From inputs to outputs, the input's moments spread as ``profile`` says."""
+        if profile is None and self.whole:
+            return Taps(float(self.kernel), float(self.kernel), None)
+        result, joint = np.zeros(self.outputs), 0.0
+        for outputs, inputs in self.taps():
+            seen = np.ones(len(inputs)) if profile is None else profile[inputs]
+            result[outputs] += seen
+            joint += (np.sqrt(np.maximum(seen, 0.0)).sum() / self.outputs) ** 2
+        return Taps.of(result, joint)
+
+    def gather(self, profile: Array | None) -> Taps:
+        """From outputs back to inputs."""
+        result, joint = np.zeros(self.size), 0.0
+        for outputs, inputs in self.taps():
+            seen = np.ones(len(inputs)) if profile is None else profile[outputs]
+            np.add.at(result, inputs, seen)
+            joint += (np.sqrt(np.maximum(seen, 0.0)).sum() / self.size) ** 2
+        return Taps.of(result, joint)
+
+    @property
+    def whole(self) -> bool:
+        """Whether every output sees all its taps."""
+        return self.padding == 0 and (self.outputs - 1) * self.stride + (self.kernel - 1) * self.dilation < self.size
+
+
+@dataclass(frozen=True, slots=True)
+class AdaptiveWindow(Window):
+    """Output i sees the inputs floor(i n/o) ... ceil((i+1) n/o) - 1."""
+
+    def taps(self) -> Iterator[tuple[Array, Array]]:
+        """As for ``Window``; windows may differ in length by one."""
+        i = np.arange(self.outputs)
+        first, end = i * self.size // self.outputs, -((-(i + 1) * self.size) // self.outputs)
         for tap in range(self.kernel):
-            inputs = base + tap * self.dilation
-            inside = (inputs >= 0) & (inputs < self.size)
-            np.add.at(result, inputs[inside], source[inside])
-        return _normalised(result)
+            inside = np.nonzero(first + tap < end)[0]
+            yield inside, first[inside] + tap
 
-    def _covers(self) -> bool:
-        return (self.outputs - 1) * self.stride + (self.kernel - 1) * self.dilation < self.size
+    @property
+    def whole(self) -> bool:
+        """Whether the windows are all alike."""
+        return self.size % self.outputs == 0
 
 
-def _normalised(profile: Array) -> tuple[float, Array | None]:
-    mean = float(profile.mean()) if profile.size else 0.0
-    if not mean > 0 or np.ptp(profile) < 1e-9 * mean:
-        return mean, None
-    return mean, profile / mean
+def through(k: Kernel, taps: Sequence[Taps], places: int, dims: Dims, local: Array | None = None) -> Kernel:
+    """``k`` summed over taps: one position counts its taps, two positions those that both have.
+
+    Averaged over all pairs of ``places`` positions, the taps in common are prod_axis sum_t f_t², f_t being the share of
+    positions that have tap t; the pairs of a position with itself are taken out.
+    """
+    own = math.prod(t.mean for t in taps)
+    pairs = math.prod(t.joint for t in taps)
+    other = max(places * pairs - own, 0.0) / (places - 1) if places > 1 else own
+    profile = _by_atoms([t.profile for t in taps], dims)
+    local = None if local is None else local * own
+    return Kernel(k.same * own, k.far * other, k.cross * own, k.sample * other, local, profile)
 
 
 def per_axis(argument: Any, axes: int) -> tuple[int, ...]:
@@ -232,6 +275,20 @@ def strided_local(local: Array | None, strides: tuple[int, ...]) -> Array | None
     return taken if taken.size > 1 else None
 
 
+def tapped_sum(
+    x: Value, channels: int, w: Weights, taps: Sequence[Taps], places: int, dims: Dims, local: Array | None
+) -> tuple[float, Kernel]:
+    """``random_sum`` over channels and the taps of a window."""
+    random = through(x.second * (channels * w.variance), taps, places, dims, None)
+    if local is not None:
+        scale = channels * w.variance * math.prod(t.mean for t in taps)
+        random = Kernel(random.same, random.far, random.cross, random.sample, local * scale, random.profile)
+    if w.mean != 0.0:
+        random = random + through(x.covariance.without_local() * (channels * w.mean**2), taps, places, dims, None)
+    reach = channels * math.prod(t.mean for t in taps)
+    return reach * w.mean * x.mean + w.bias_mean, random + w.bias_variance
+
+
 @register
 class Convolution(Rule):
     """y[o] = sum over taps and channels of w x[o s - p + t d].
@@ -270,18 +327,13 @@ class Convolution(Rule):
         x, batched = spatial(call.value("input"), axes)
         windows = self.windows(call, x)
         channels = shape_of(call.node_of("weight"))[1]
-        profiles, taps = [], 1.0
-        for window, profile in zip(windows, axis_profiles(x.covariance, x.dims[-axes:]), strict=True):
-            mean, new = window.spread(profile)
-            taps *= mean
-            profiles.append(new)
-        w = weights_of(call)
-        inner = Weights(w.mean, w.variance)
-        mean, k = random_sum(x, channels * taps, inner)
-        local = strided_local(k.local, tuple(w.stride for w in windows))
+        profiles = axis_profiles(x.covariance, x.dims[-axes:])
+        taps = [window.spread(profile) for window, profile in zip(windows, profiles, strict=True)]
         dims = conv_dims(x, call.shape, axes, batched)
-        k = Kernel(k.same, k.far, k.cross, k.sample, local, _by_atoms(profiles, dims[-axes:])) + w.bias_variance
-        return Value(dims, mean + w.bias_mean, k, approximate=x.approximate).settled()
+        w = weights_of(call)
+        local = strided_local(x.second.local, tuple(w.stride for w in windows))
+        mean, k = tapped_sum(x, channels, w, taps, math.prod(call.shape[-axes:]), dims[-axes:], local)
+        return Value(dims, mean, k, approximate=x.approximate).settled()
 
     def backward(self, call: Call, gradient: Gradient) -> Flow:
         axes = int(call.op[4])
@@ -290,22 +342,11 @@ class Convolution(Rule):
         weight = shape_of(call.node_of("weight"))
         groups = int(call.plain("groups", 1))
         kernel = gradient.collapsed()
-        w = weights_of(call)
-        profiles, taps = [], 1.0
-        for window, profile in zip(windows, axis_profiles(kernel, call.out.dims[-axes:]), strict=True):
-            mean, new = window.gather(profile)
-            taps *= mean
-            profiles.append(new)
-        gain = weight[0] / groups * w.second * taps
-        phases = math.prod(window.stride for window in windows)
-        k = Kernel(
-            kernel.same * gain,
-            kernel.far * gain / phases,
-            kernel.cross * gain,
-            kernel.sample * gain / phases,
-            kernel.local * gain if kernel.local is not None and phases == 1 else None,
-            _by_atoms(profiles, x.dims[-axes:]),
-        )
+        gain = weight[0] / groups * weights_of(call).second
+        profiles = axis_profiles(kernel, call.out.dims[-axes:])
+        taps = [window.gather(profile) for window, profile in zip(windows, profiles, strict=True)]
+        local = kernel.local if all(window.stride == 1 for window in windows) else None
+        k = through(kernel * gain, taps, math.prod(x.shape[-axes:]), x.dims[-axes:], None if local is None else local * gain)
         samples = call.out.count("S")
         outputs = math.prod(call.shape[-axes:])
         call.memo["weight_grad"] = weight_gradient_std(kernel, x.second, samples, outputs)
@@ -361,19 +402,12 @@ class TransposedConvolution(Convolution):
         weight = shape_of(call.node_of("weight"))
         windows = self.windows(call, x)
         groups = int(call.plain("groups", 1))
-        profiles, taps = [], 1.0
-        for window, profile in zip(windows, axis_profiles(x.covariance, x.dims[-axes:]), strict=True):
-            mean, new = window.gather(profile)
-            taps *= mean
-            profiles.append(new)
-        w = weights_of(call)
-        mean, k = random_sum(x, weight[0] / groups * taps, Weights(w.mean, w.variance))
-        phases = math.prod(window.stride for window in windows)
+        profiles = axis_profiles(x.covariance, x.dims[-axes:])
+        taps = [window.gather(profile) for window, profile in zip(windows, profiles, strict=True)]
         dims = conv_dims(x, call.shape, axes, batched)
-        k = Kernel(
-            k.same, k.far / phases, k.cross, k.sample / phases, None, _by_atoms(profiles, dims[-axes:])
-        ) + w.bias_variance  # fmt: skip
-        return Value(dims, mean + w.bias_mean, k, approximate=x.approximate).settled()
+        w = weights_of(call)
+        mean, k = tapped_sum(x, weight[0] // groups, w, taps, math.prod(call.shape[-axes:]), dims[-axes:], None)
+        return Value(dims, mean, k, approximate=x.approximate).settled()
 
     def backward(self, call: Call, gradient: Gradient) -> Flow:
         axes = int(call.op[-2])
@@ -381,15 +415,10 @@ class TransposedConvolution(Convolution):
         weight = shape_of(call.node_of("weight"))
         windows = self.windows(call, x)
         kernel = gradient.collapsed()
-        w = weights_of(call)
-        profiles, taps = [], 1.0
-        for window, profile in zip(windows, axis_profiles(kernel, call.out.dims[-axes:]), strict=True):
-            mean, new = window.spread(profile)
-            taps *= mean
-            profiles.append(new)
-        k = kernel * (weight[1] * w.second * taps)
-        local = strided_local(k.local, tuple(window.stride for window in windows))
-        k = Kernel(k.same, k.far, k.cross, k.sample, local, _by_atoms(profiles, x.dims[-axes:]))
+        profiles = axis_profiles(kernel, call.out.dims[-axes:])
+        taps = [window.spread(profile) for window, profile in zip(windows, profiles, strict=True)]
+        gain = weight[1] * weights_of(call).second
+        k = through(kernel * gain, taps, math.prod(x.shape[-axes:]), x.dims[-axes:])
         call.memo["weight_grad"] = weight_gradient_std(
             kernel, x.second, call.out.count("S"), math.prod(x.shape[-axes:])
         )

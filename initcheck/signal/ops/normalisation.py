@@ -95,11 +95,22 @@ class BatchNorm(Normalisation):
             x_hat = (source.u - out.mean) / scale
             along_x = gradient.weighted(source, x_hat).mean_over(samples, sizes)
             kernel = self.projected(call, gradient, (along_one, along_x), inverse)
+            kernel = kernel * inverse_variance_bias(source.correlation, samples, sizes)
         else:
             gamma = call.optional("weight")
             second = gamma.mean**2 + gamma.variance if gamma else 1.0
             kernel = gradient.total() * (second * inverse**2)
         yield call.node_of("input"), Gradient.fresh(settle(kernel, x.dims))
+
+
+def inverse_variance_bias(rho: Kernel, samples: int, sizes: tuple[int, ...]) -> float:
+    """E[1/s²] E[s²] for the variance s² of a channel over one batch.
+
+    Var[s²] = 2 sigma⁴ avg(rho²) over all pairs of the batch (Isserlis), so that few effectively independent samples make
+    the inverse larger on average: nu/(nu - 2) for a chi-square with 2/nu = that relative variance.
+    """
+    relative = 2.0 * (rho * rho).mean_over(samples, sizes)
+    return 1.0 / (1.0 - min(max(relative, 0.0), 0.5))
 
 
 def channelled(x: Value) -> Value:

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from initcheck.signal.gradient import Gradient, Term
-from initcheck.signal.kernel import Array, Kernel
-from initcheck.signal.ops.linear import Window, conv_dims, per_axis, spatial
+from initcheck.signal.kernel import Array, Kernel, Profile
+from initcheck.signal.ops.linear import AdaptiveWindow, Window, axis_profiles, conv_dims, per_axis, spatial
 from initcheck.signal.rule import Call, Flow, Result, Rule, register
 from initcheck.signal.value import Source, Value, settle
 
@@ -95,7 +95,9 @@ class AveragePooling(Pooling):
         share = 1.0
         if any(w.padding for w in windows) and call.plain("count_include_pad", True):
             for w in windows:
-                share *= w.spread(None)[0] / w.kernel
+                share *= w.spread(None).mean / w.kernel
+        profiles = pooled_profiles(windows, x)
+        k = Kernel(k.same, k.far, k.cross, k.sample, k.local, profiles)
         # an average over padding loses `share` of the mean; its variance falls a little less than share²
         return self.output(call, x, batched, x.mean * share, k * share)
 
@@ -109,7 +111,7 @@ class AveragePooling(Pooling):
 
 def spread_back(kernel: Kernel, windows: tuple[Window, ...]) -> Kernel:
     """Gradient of a mean over windows: the sum of the gradients of the windows that an input is in, over their size."""
-    uses = math.prod(w.gather(None)[0] for w in windows)
+    uses = math.prod(w.gather(None).mean for w in windows)
     count = math.prod(w.kernel for w in windows)
     overlapping = max(uses, 1.0)
     pairs = kernel.same + (overlapping - 1) * kernel.far
@@ -131,18 +133,21 @@ def spread_back(kernel: Kernel, windows: tuple[Window, ...]) -> Kernel:
 
 @register
 class AdaptiveAveragePooling(AveragePooling):
-    """Mean over about size/output positions; over all of them when the output is one."""
+    """Mean over the inputs floor(i n/o) ... ceil((i+1) n/o); over all of them when the output is one."""
 
     ops = ("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d")
     signature = ("input", "output_size")
 
     def windows(self, call: Call, x: Value) -> tuple[Window, ...]:
-        axes = self.axes(call)
-        result = []
-        for n, o in zip(x.shape[-axes:], call.shape[-axes:], strict=True):
-            kernel = math.ceil(n / o)
-            result.append(Window(n, kernel, max(n // o, 1), 0, 1, o))
-        return tuple(result)
+        return adaptive_windows(x, call.shape, self.axes(call))
+
+
+def adaptive_windows(x: Value, shape: tuple[int, ...], axes: int) -> tuple[Window, ...]:
+    """One window per axis; where the output is larger than the input, windows of one that repeat."""
+    return tuple(
+        AdaptiveWindow(n, max(math.ceil(n / o), 1), max(n // o, 1), 0, 1, o)
+        for n, o in zip(x.shape[-axes:], shape[-axes:], strict=True)
+    )
 
 
 class Maximum(Pooling):
@@ -157,7 +162,7 @@ class Maximum(Pooling):
         axes = self.axes(call)
         x, batched = spatial(call.value("input"), axes)
         windows = self.windows(call, x)
-        taps = math.prod(w.spread(None)[0] for w in windows)
+        taps = math.prod(w.spread(None).mean for w in windows)
         source, values = monotone(x)
         best = order_statistic(source.correlation, windows, taps)
         f = np.interp(best.points, source.at.z, values)
@@ -170,6 +175,8 @@ class Maximum(Pooling):
                 excess = np.multiply.outer(excess, np.array([1.0, o]))
             k = Kernel(k.same, k.far, k.cross, k.sample, k.far + excess)
         call.memo["taps"] = taps
+        profiles = pooled_profiles(windows, x)
+        k = Kernel(k.same, k.far, k.cross, k.sample, k.local, profiles)
         return self.output(call, x, batched, mean, k)
 
     def backward(self, call: Call, gradient: Gradient) -> Flow:
@@ -209,11 +216,15 @@ class AdaptiveMaxPooling(Maximum):
     signature = ("input", "output_size")
 
     def windows(self, call: Call, x: Value) -> tuple[Window, ...]:
-        axes = self.axes(call)
-        return tuple(
-            Window(n, math.ceil(n / o), max(n // o, 1), 0, 1, o)
-            for n, o in zip(x.shape[-axes:], call.shape[-axes:], strict=True)
-        )
+        return adaptive_windows(x, call.shape, self.axes(call))
+
+
+def pooled_profiles(windows: tuple[Window, ...], x: Value) -> Profile:
+    """The mean of the input's profile over each window."""
+    axes = axis_profiles(x.covariance, x.dims[-len(windows) :])
+    if all(p is None for p in axes):
+        return ()
+    return tuple(None if p is None else w.spread(p).profile for w, p in zip(windows, axes, strict=True))
 
 
 def monotone(x: Value) -> tuple[Source, Array]:
