@@ -1,324 +1,198 @@
-"""From a model and example inputs to a ``Trace``: the recorder on fake tensors, else torch.export, else a real pass."""
+"""From a model and example inputs to a trace: the recorder on fake tensors first, a real pass under it last."""
 
 from __future__ import annotations
 
-import copy
-import inspect
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from types import TracebackType
+from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._pytree import tree_map_only
 
-from initcheck.findings import Location
-from initcheck.tracing.faking import FakeModel, fake_inputs, fake_model, unwrapped
-from initcheck.tracing.frames import kind_of
+from initcheck.tracing.copies import Copy, enter_inputs, fake_copy, real_copy, unwrapped
+from initcheck.tracing.live import live_buffers, live_modules, live_parameters
 from initcheck.tracing.randomness import random_state_kept
-from initcheck.tracing.recorder import Recorder, Recording, finish, module_paths
-from initcheck.tracing.statistics import UNKNOWN, measured
-from initcheck.tracing.trace import Distribution, ModuleRecord, ParameterRecord, Trace
+from initcheck.tracing.recorder import Recording, Untracked, finish, recording
+from initcheck.tracing.trace import Trace
 
-if TYPE_CHECKING:
-    from initcheck.tracing.initlog import InitLog
-
-REAL_LIMIT = 1 << 28
-"""A model of at most so many parameters is run for real if all else fails."""
+REAL_PASS_LIMIT = 1 << 28
+"""The last rung copies and runs real weights: at most so many elements."""
 
 
 class TraceError(Exception):
-    """No forward pass could be recorded; the message says why, in one line."""
+    """No forward pass could be recorded. ``reason``: one line."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
 def trace(
     model: nn.Module,
-    args: Sequence[Any],
-    kwargs: Mapping[str, Any] | None = None,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
     *,
     mode: str = "train",
-    log: InitLog | None = None,
+    log: Any = None,
     name: str = "",
 ) -> Trace:
-    """Record one forward pass; the model is not changed in any way.
+    """Record one forward pass of a model; the model itself is left as it is.
 
     Args:
-        model: a live model, or one that ``build`` made.
-        args: positional arguments of ``forward``.
-        kwargs: keyword arguments.
+        model: live, or built by ``tracing.build.build`` (then pass its ``log``).
+        args: positional arguments of the forward call.
+        kwargs: its keyword arguments.
         mode: ``train`` or ``eval``.
-        log: who wrote what, if ``build`` made the model; else distributions are measured from the weights.
-        name: what to call the model.
+        log: who wrote which parameter; None: distributions are measured from the weights.
+        name: what to call the model; its class by default.
 
     Raises:
-        TraceError: every rung failed; says what the first one met.
+        TraceError: if the model cannot be run on these inputs; says why.
     """
-    model = unwrapped(model)
-    kwargs = dict(kwargs or {})
-    with random_state_kept():
-        recording, rung, notes = _climb(model, tuple(args), kwargs, mode)
-        records = log.parameters(model) if log is not None else live_parameters(model)
-        buffers = {key: _buffer(buffer) for key, buffer in model.named_buffers()}
+    inner = unwrapped(model)
+    with random_state_kept(), _quiet():
+        recorded, rung, notes = _climb(inner, tuple(args), kwargs, mode, log)
+        if log is None:
+            parameters, modules, buffers = live_parameters(inner), live_modules(inner), live_buffers(inner)
+        else:
+            parameters, modules, buffers = log.parameters(inner), log.modules(inner), log.buffers(inner)
+            notes = [*log.notes, *notes]
     return Trace(
-        model=name or type(model).__name__,
-        graph=recording.graph,
-        parameters=records,
-        modules=log.modules(model) if log is not None else live_modules(model),
+        model=name or type(inner).__name__,
+        graph=recorded.graph,
+        parameters=parameters,
+        modules=modules,
         buffers=buffers,
         rung=rung,
         mode=mode,
-        inputs=describe((args, kwargs)),
-        notes=notes + (log.notes if log is not None else []),
-        constant_values=recording.values,
+        inputs=describe(args, kwargs),
+        notes=notes,
+        constant_values=recorded.constants,
         weights_are_data=log is None,
     )
 
 
 def _climb(
-    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], mode: str
+    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], mode: str, log: Any
 ) -> tuple[Recording, str, list[str]]:
-    """The first rung that holds."""
+    """(recording, rung, notes) of the first rung that holds."""
     reasons: list[str] = []
-    notes: list[str] = []
     try:
-        fake = fake_model(model)
-        if fake.hooks_left_out:
-            notes.append(f"{fake.hooks_left_out} forward hooks were not run")
-        return record(fake, args, kwargs, mode), "recorder", notes
+        made = fake_copy(model, mode)
+        return _record(made, args, kwargs), "recorder", made.notes
     except Exception as error:
         reasons.append(one_line(error))
-    size = sum(p.numel() for p in model.parameters())
+        first = error
+    if _can_run_for_real(model, args, kwargs):
+        try:
+            real = log.materialised(model) if log is not None else model
+            made = real_copy(real, mode)
+            return _record(made, args, kwargs), "real forward", [*made.notes, f"on fake tensors: {reasons[0]}"]
+        except Exception as error:
+            reasons.append(one_line(error))
+            raise TraceError(reasons[-1]) from error
+    raise TraceError(reasons[0]) from first
+
+
+def _record(made: Copy, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Recording:
+    """One recorded pass; a second one, watching the dispatcher, where something bypassed the function protocol."""
     try:
-        return _export(model, args, kwargs, mode), "export", notes
-    except Exception as error:
-        reasons.append(one_line(error))
-    if size > REAL_LIMIT or any(p.device.type == "meta" for p in model.parameters()):
-        raise TraceError(f"forward could not be recorded on fake tensors ({reasons[0]}); too large for a real pass")
-    try:
-        return _real(model, args, kwargs, mode), "real forward", [*notes, f"fake tensors failed: {reasons[0]}"]
-    except Exception as error:
-        raise TraceError(f"forward raised {one_line(error)}") from error
+        return _pass(made, args, kwargs, dispatch=False)
+    except Untracked:
+        return _pass(made, args, kwargs, dispatch=True)
 
 
-def one_line(error: BaseException) -> str:
-    """``ValueError: its first line``."""
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0][:300]}" if text else type(error).__name__
+def _pass(made: Copy, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, dispatch: bool) -> Recording:
+    recorder = made.recorder()
+    given, named = enter_inputs(made, recorder, args, kwargs)
+    with attributes_kept(made.model), recording(recorder, made.paths, dispatch=dispatch):
+        output = made.model(*given, **named)
+    return finish(recorder, output)
 
 
-def _known_ops() -> Any:
-    import initcheck.signal.ops  # enters the rules
-    from initcheck.signal.rule import RULES
-
-    return RULES
-
-
-def record(fake: FakeModel, args: Sequence[Any], kwargs: Mapping[str, Any], mode: str) -> Recording:
-    """One pass on fake tensors. Raises whatever the forward raises."""
-    rules = _known_ops()
-    fake.module.train(mode == "train")
-    recorder = Recorder(fake.mode, fake.names, fake.values, lambda op: op in rules)
-    made_args, made_kwargs = fake_inputs(fake.mode, (tuple(args), dict(kwargs)))
-    _enter_inputs(recorder, fake.module, (args, kwargs), (made_args, made_kwargs))
-    with fake.mode, torch.enable_grad(), module_paths(recorder, fake.paths), recorder:
-        out = fake.module(*made_args, **made_kwargs)
-    return finish(recorder, out)
-
-
-def _enter_inputs(recorder: Recorder, module: nn.Module, real: Any, fake: Any) -> None:
-    names = _argument_names(module, len(real[0]))
-    for index, (given, made) in enumerate(zip(real[0], fake[0], strict=True)):
-        _enter_input(recorder, names[index], given, made)
-    for key, given in real[1].items():
-        _enter_input(recorder, key, given, fake[1][key])
-
-
-def _enter_input(recorder: Recorder, name: str, real: Any, fake: Any) -> None:
-    from initcheck.tracing.recorder import _tensors
-
-    for index, (given, made) in enumerate(zip(_tensors(real), _tensors(fake), strict=True)):
-        recorder.placeholder(made, name if index == 0 else f"{name}_{index}", given)
-
-
-def _argument_names(module: nn.Module, count: int) -> list[str]:
-    try:
-        names = [p.name for p in inspect.signature(module.forward).parameters.values() if p.kind in (0, 1)]
-    except (TypeError, ValueError):
-        names = []
-    return [*names, *(f"input_{i}" for i in range(len(names), count))][:count]
-
-
-def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], mode: str) -> Recording:
-    """torch.export first, then its module under the same recorder."""
-    duplicate = fake_model(model)
-    duplicate.module.train(mode == "train")
-    with duplicate.mode:
-        made_args, made_kwargs = fake_inputs(duplicate.mode, (args, kwargs))
-        program = torch.export.export(duplicate.module, made_args, made_kwargs, strict=False)
-        module = program.module()
-    names = {id(t): ("parameter", key) for key, t in module.named_parameters()}
-    names.update({id(t): ("buffer", key) for key, t in module.named_buffers()})
-    exported = FakeModel(module, duplicate.mode, names, {}, {id(m): key for key, m in module.named_modules()})
-    rules = _known_ops()
-    recorder = Recorder(exported.mode, exported.names, {}, lambda op: op in rules)
-    _enter_inputs(recorder, model, (args, kwargs), (made_args, made_kwargs))
-    with exported.mode, torch.enable_grad(), recorder:
-        out = module(*made_args, **made_kwargs)
-    return finish(recorder, out)
-
-
-def _real(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], mode: str) -> Recording:
-    """A real pass on a copy, under the same recorder."""
-    duplicate = copy.deepcopy(model)
-    duplicate.train(mode == "train")
-    names: dict[int, tuple[str, str]] = {}
-    for key, parameter in duplicate.named_parameters():
-        names[id(parameter)] = ("parameter", key)
-    values = {}
-    for key, buffer in duplicate.named_buffers():
-        names[id(buffer)] = ("buffer", key)
-        values[id(buffer)] = buffer.detach().clone()
-    rules = _known_ops()
-    recorder = Recorder(None, names, values, lambda op: op in rules)
-    made_args, made_kwargs = tree_map_only(torch.Tensor, lambda t: t.detach().clone(), (args, kwargs))
-    _enter_inputs(recorder, duplicate, (args, kwargs), (made_args, made_kwargs))
-    paths = {id(module): key for key, module in duplicate.named_modules()}
-    with torch.enable_grad(), module_paths(recorder, paths), recorder:
-        out = duplicate(*made_args, **made_kwargs)
-    return finish(recorder, out)
+def _can_run_for_real(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    tensors = [*model.parameters(), *model.buffers()]
+    return sum(t.numel() for t in tensors) <= REAL_PASS_LIMIT and all(t.device.type != "meta" for t in tensors)
 
 
 class Trial:
-    """Fake forwards of one model, milliseconds each, for the search of inputs that it accepts."""
+    """Tries inputs on a model: each attempt is one forward pass on fake tensors, without a graph."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, mode: str = "train") -> None:
         self._model = unwrapped(model)
-        self._fake: FakeModel | None = None
-        self._failed: Exception | None = None
-        try:
-            self._fake = fake_model(self._model)
-        except Exception as error:
-            self._failed = error
+        self._mode = mode
+        self._copy: Copy | None = None
 
-    def attempt(self, args: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> Exception | None:
-        """None if the forward runs, else what it raised (torch's message on shapes intact)."""
-        with random_state_kept():
+    def attempt(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Exception | None:
+        """None if the model runs on these inputs, else what it raised."""
+        with random_state_kept(), _quiet():
             try:
-                if self._fake is None:
-                    _real(self._model, tuple(args), dict(kwargs or {}), "train")
-                else:
-                    record(self._fake.again(), args, dict(kwargs or {}), "train")
+                if self._copy is None:
+                    self._copy = fake_copy(self._model, self._mode)
+                recorder = self._copy.recorder(keep_graph=False)
+                given, named = enter_inputs(self._copy, recorder, tuple(args), kwargs)
+                with attributes_kept(self._copy.model), recording(recorder, self._copy.paths):
+                    self._copy.model(*given, **named)
             except Exception as error:
                 return error
         return None
 
+    def __enter__(self) -> Trial:
+        return self
 
-def live_parameters(model: nn.Module) -> dict[str, ParameterRecord]:
-    """Every parameter of a live model, its distribution measured."""
-    aliases: dict[int, list[str]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        aliases.setdefault(id(parameter), []).append(name)
-    modules = dict(model.named_modules())
-    places = {path: module_location(model, path) for path in modules}
-    records: dict[str, ParameterRecord] = {}
-    for name, parameter in model.named_parameters():
-        path, _, attribute = name.rpartition(".")
-        seen = measured(parameter)
-        records[name] = ParameterRecord(
-            name=name,
-            module=path,
-            module_type=type(modules[path]).__name__,
-            attribute=attribute,
-            shape=tuple(parameter.shape),
-            dtype=str(parameter.dtype).removeprefix("torch."),
-            requires_grad=parameter.requires_grad,
-            distribution=seen.distribution,
-            aliases=tuple(a for a in aliases[id(parameter)] if a != name),
-            equal_rows=seen.equal_rows,
-            equal_columns=seen.equal_columns,
-            location=places[path],
-        )
-    return records
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        self._copy = None
 
 
-def live_modules(model: nn.Module) -> dict[str, ModuleRecord]:
-    """Every submodule of a live model and where its class stands."""
-    return {
-        path: ModuleRecord(path, type(module).__qualname__, class_location(type(module)))
-        for path, module in model.named_modules()
-    }
-
-
-def class_location(cls: type) -> Location | None:
-    """Where a class of the user's or of a library stands; None for torch's own and for what has no source."""
-    if cls not in _CLASS_LOCATIONS:
-        _CLASS_LOCATIONS[cls] = _find_class(cls)
-    return _CLASS_LOCATIONS[cls]
-
-
-_CLASS_LOCATIONS: dict[type, Location | None] = {}
-
-
-def _find_class(cls: type) -> Location | None:
+@contextlib.contextmanager
+def attributes_kept(model: nn.Module) -> Iterator[None]:
+    """Attributes that a forward pass sets on modules (caches) are taken off again, so that passes are alike."""
+    saved = [(m, dict(vars(m)), dict(m._parameters), dict(m._buffers)) for m in model.modules()]
     try:
-        path = inspect.getsourcefile(cls)
-        if path is None or kind_of(path) not in ("user", "library"):
-            return None
-        lines, start = inspect.getsourcelines(cls)
-    except (OSError, TypeError):
-        return None
-    offset = next((i for i, line in enumerate(lines) if line.lstrip().startswith("class ")), 0)
-    indent = len(lines[offset]) - len(lines[offset].lstrip())
-    return Location(path, start + offset, indent + 1, start + offset, len(lines[offset].rstrip()) + 1)
+        yield
+    finally:
+        for module, attributes, parameters, buffers in saved:
+            own = vars(module)
+            own.clear()
+            own.update(attributes)
+            for held, before in ((module._parameters, parameters), (module._buffers, buffers)):
+                held.clear()
+                held.update(before)
 
 
-def module_location(model: nn.Module, path: str) -> Location | None:
-    """Where the nearest enclosing user class assigns the attribute on the way to ``path``, else where that class stands."""
-    parts = path.split(".") if path else []
-    modules = [model]
-    for part in parts:
-        child = getattr(modules[-1], part, None)
-        if not isinstance(child, nn.Module):
-            break
-        modules.append(child)
-    for depth in range(len(modules) - 1, -1, -1):
-        owner = type(modules[depth])
-        where = class_location(owner)
-        if where is None:
-            continue
-        if depth < len(parts):
-            return _attribute_location(owner, where, parts[depth]) or where
-        return where
-    return None
-
-
-def _attribute_location(owner: type, where: Location, attribute: str) -> Location | None:
-    from initcheck.source.file import SourceError, SourceFile
-
-    if where.path not in _SOURCES:
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """torch warns and logs about what it meets on fake tensors; whatever matters is in the trace or its reason."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    level = logger.level
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logger.setLevel(logging.CRITICAL + 1)
         try:
-            _SOURCES[where.path] = SourceFile.read(where.path)
-        except (SourceError, OSError):
-            _SOURCES[where.path] = None
-    source = _SOURCES[where.path]
-    return source.attribute_assignment(owner.__name__, attribute) if source is not None else None
+            yield
+        finally:
+            logger.setLevel(level)
 
 
-_SOURCES: dict[str, Any] = {}
+def describe(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    """The inputs in short: ``(2, 3, 224, 224) float32, mask=(2, 16) bool``."""
+
+    def one(value: Any) -> str:
+        if isinstance(value, torch.Tensor):
+            return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
+        if isinstance(value, (list, tuple)):
+            return f"[{', '.join(map(one, value))}]"
+        return repr(value) if isinstance(value, (int, float, str, bool, type(None))) else type(value).__name__
+
+    return ", ".join([*map(one, args), *(f"{key}={one(value)}" for key, value in kwargs.items())])
 
 
-def _buffer(buffer: torch.Tensor | None) -> Distribution:
-    return measured(buffer).distribution if buffer is not None else UNKNOWN
-
-
-def describe(value: Any) -> str:
-    """The inputs in the notation of the configuration: ``float32[2,3,224,224]``, keyword ones with their name."""
-    args, kwargs = value
-
-    def one(item: Any) -> str:
-        if isinstance(item, torch.Tensor):
-            return f"{str(item.dtype).removeprefix('torch.')}[{','.join(map(str, item.shape))}]"
-        if isinstance(item, (tuple, list)):
-            return "(" + ", ".join(one(part) for part in item) + ")"
-        return repr(item) if isinstance(item, (int, float, bool, str, type(None))) else type(item).__name__
-
-    return ", ".join([*(one(item) for item in args), *(f"{key}={one(item)}" for key, item in kwargs.items())])
+def one_line(error: BaseException) -> str:
+    """An exception in one line: its type, and the first line of its message that says something."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

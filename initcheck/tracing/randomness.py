@@ -1,4 +1,4 @@
-"""A fence around every random number generator."""
+"""A fence around every random number generator: analysis never moves them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 
 @contextlib.contextmanager
 def random_state_kept() -> Iterator[None]:
-    """Python's, NumPy's and torch's generators (of every device in use) leave this block as they entered it."""
+    """Python's, NumPy's and torch's generators (of every device) leave this block as they entered it."""
     python, legacy = random.getstate(), np.random.get_state()
     cuda = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
     mps = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None

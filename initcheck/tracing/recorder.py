@@ -1,15 +1,16 @@
 """One forward pass into a torch.fx graph, at the level of torch's functions, on fake tensors.
 
 Beside the fake tensors the recorder carries the real values of whatever depends on constants only (position ids,
-masks, sizes as tensors), so that ``.item()`` and branching on them work, and a rule can look at a mask.
+masks, sizes as tensors), so that ``.item()`` and branching on them work, and a rule can look at a mask. Values that
+depend on integer inputs are carried too, but only for control flow: to the other rooms they are data.
 """
 
 from __future__ import annotations
 
 import contextlib
 import operator
-import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,23 +21,26 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_map_only
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from initcheck.tracing.frames import user_stack
-from initcheck.tracing.names import op_name
+from initcheck.tracing.names import COMPOSITES, METADATA, RANDOM, is_composite, op_name
 from initcheck.tracing.outputs import output_tensors, primary_output
 
 VALUE_LIMIT = 1 << 22
 """Real values are carried for tensors of at most so many elements."""
 
-_RANDOM = {
-    "rand", "randn", "randint", "randperm", "rand_like", "randn_like", "randint_like", "bernoulli", "normal", "uniform",
-    "exponential", "cauchy", "geometric", "log_normal", "random", "multinomial", "poisson", "dropout", "empty",
-    "empty_like", "new_empty", "empty_strided", "rrelu", "gumbel_softmax", "alpha_dropout", "feature_dropout",
-    "dropout1d", "dropout2d", "dropout3d", "feature_alpha_dropout",
-}  # fmt: skip
-_NO_NODE = {"size", "dim", "numel", "shape", "dtype", "device", "is_contiguous", "stride", "requires_grad", "register_hook",
-            "requires_grad_", "layout", "is_floating_point", "ndim", "storage_offset", "data_ptr", "__len__"}  # fmt: skip
+
+class Untracked(Exception):
+    """A tensor turned up that no recorded call made: some code bypasses torch's function protocol."""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A real value. ``constant``: it depends on constants only, not on an input."""
+
+    value: torch.Tensor
+    constant: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,18 +57,17 @@ class Recording:
 
     graph: torch.fx.Graph
     output: Any
-    values: dict[str, torch.Tensor] = field(default_factory=dict)
+    constants: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
 class Recorder(TorchFunctionMode):
     """Records every torch function on tensors as a node; see ``Trace`` for what ``node.meta`` holds.
 
     Args:
-        fake: the mode the pass runs under; None for a real pass.
+        fake: the mode that the pass runs under; None for a pass on real tensors.
         names: tensor id to (meta key, name), for parameters and buffers.
         values: tensor id to real value, for buffers that are small.
-        is_leaf: whether an op is recorded as it is; a Python function that is not is opened, and what it calls is
-            recorded instead.
+        keep_graph: False to run the pass only (values of constants are still carried).
     """
 
     def __init__(
@@ -72,31 +75,33 @@ class Recorder(TorchFunctionMode):
         fake: FakeTensorMode | None,
         names: Mapping[int, tuple[str, str]],
         values: Mapping[int, torch.Tensor],
-        is_leaf: Callable[[str], bool],
+        *,
+        keep_graph: bool = True,
     ) -> None:
         super().__init__()
         self.graph = torch.fx.Graph()
         self.fake = fake
         self.names = names
-        self.is_leaf = is_leaf
+        self.keep_graph = keep_graph
         self.nodes: dict[int, torch.fx.Node] = {}
         self.kept: list[Any] = []
-        self.real: dict[int, tuple[torch.Tensor, bool]] = {key: (value, True) for key, value in values.items()}
+        self.known: dict[int, Known] = {key: Known(value, True) for key, value in values.items()}
+        self.aliases: dict[int, list[int]] = {}
         self.writes: dict[int, list[_Write]] = {}
         self.seen: dict[int, int] = {}
         self.path: list[str] = []
         self.constants: dict[str, torch.Tensor] = {}
-        self.opening: list[Any] = []
+        self.inside = 0
 
     # ---- tensors and nodes
 
     def placeholder(self, tensor: torch.Tensor, name: str, real: torch.Tensor | None) -> None:
-        """Enter an input. Integer inputs keep their real value for ``.item()``, but count as data."""
+        """Enter an input. Integer inputs keep their real value for control flow."""
         node = self.graph.placeholder(name)
         node.meta.update(op="placeholder", val=tensor, module="", modules=(), stack=())
         self._enter(tensor, node)
-        if real is not None and not real.is_floating_point() and not real.is_complex() and real.numel() <= VALUE_LIMIT:
-            self.real[id(tensor)] = (real, False)
+        if self.fake is not None and real is not None and _discrete(real) and real.numel() <= VALUE_LIMIT:
+            self._know(tensor, Known(real, False))
 
     def _enter(self, tensor: torch.Tensor, node: torch.fx.Node) -> None:
         self.nodes[id(tensor)] = node
@@ -113,40 +118,79 @@ class Recorder(TorchFunctionMode):
             self._enter(tensor, node)
         writes = self.writes.get(_storage(tensor), ())
         for write in writes[self.seen.get(id(tensor), 0) :]:
-            written = self.graph.call_function(_write_view, (node, write.node))
+            written = self.graph.call_function(write_view, (node, write.node))
             share = min(1.0, write.numel / max(tensor.numel(), 1))
             written.meta.update({**write.node.meta, "op": "write_view", "val": tensor, "share": share})
             written.meta.pop("value", None)
+            written.meta.pop("inplace", None)
             node = self.nodes[id(tensor)] = written
         if writes:
             self.seen[id(tensor)] = len(writes)
         return node
 
     def _attribute(self, tensor: torch.Tensor) -> torch.fx.Node:
-        key, name = self.names.get(id(tensor), ("constant", f"constant_{len(self.kept)}"))
+        entry = self.names.get(id(tensor))
+        if entry is None and isinstance(tensor, FakeTensor) and id(tensor) not in self.known:
+            raise Untracked("a tensor that no recorded call made")
+        key, name = entry or ("constant", f"constant_{len(self.kept)}")
         with _unchecked():
             node = self.graph.get_attr(name)
         node.meta.update(op="get_attr", val=tensor, module="", modules=(), stack=())
-        value = self._value(tensor)
-        if key == "constant":
-            node.meta["constant"] = value
-            if value is not None:
-                self.constants[name] = value
-        else:
-            node.meta[key] = name
+        known = self.known.get(id(tensor))
+        value = known.value if known is not None and known.constant else None
+        node.meta[key] = name if key != "constant" else value
+        if key == "constant" and value is not None:
+            self.constants[name] = value
         if value is not None and key != "parameter":
             node.meta["value"] = value
         return node
 
-    def _value(self, tensor: torch.Tensor) -> torch.Tensor | None:
-        """The real value of a tensor that depends on constants only."""
-        known = self.real.get(id(tensor))
-        if known is not None:
-            return known[0] if known[1] else None
-        if not isinstance(tensor, FakeTensor) and id(tensor) not in self.nodes and id(tensor) not in self.names:
-            small = tensor.numel() <= VALUE_LIMIT and tensor.device.type != "meta"
-            return tensor.detach() if small and not isinstance(tensor, nn.Parameter) else None
-        return None
+    # ---- real values
+
+    def _know(self, tensor: torch.Tensor, known: Known | None) -> None:
+        if known is None or known.value.numel() > VALUE_LIMIT:
+            self.known.pop(id(tensor), None)
+            return
+        self.known[id(tensor)] = known
+        self.aliases.setdefault(_storage(tensor), []).append(id(tensor))
+
+    def _before_write(self, tensor: torch.Tensor, real: bool) -> None:
+        """Values under a storage about to be written to: forgotten, or moved so that earlier nodes keep theirs."""
+        members = [key for key in self.aliases.get(_storage(tensor), ()) if key in self.known]
+        if not real:
+            for key in members:
+                del self.known[key]
+            self.known.pop(id(tensor), None)
+            return
+        with unset_fake_temporarily():
+            self._move([*dict.fromkeys([*members, id(tensor)])])
+
+    def _move(self, keys: list[int]) -> None:
+        moved: dict[int, torch.Tensor] = {}
+        for key in keys:
+            known = self.known[key]
+            storage = known.value.untyped_storage()
+            base = moved.get(storage._cdata)
+            if base is None:
+                base = moved[storage._cdata] = torch.empty(0, dtype=known.value.dtype)
+                base.set_(storage.clone())  # type: ignore[call-overload]
+            view = torch.empty(0, dtype=known.value.dtype).set_(  # type: ignore[call-overload]
+                base.untyped_storage(), known.value.storage_offset(), known.value.shape, known.value.stride()
+            )
+            self.known[key] = Known(view, known.constant)
+
+    def _as_fake(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The fake tensor that stands for a real one that the code holds (a constant, a cached table)."""
+        assert self.fake is not None
+        fresh = self.fake.from_tensor(tensor, static_shapes=True)
+        if id(fresh) not in self.names and id(fresh) not in self.known and id(fresh) not in self.nodes:
+            self.kept += [fresh, tensor]
+            small = tensor.numel() <= VALUE_LIMIT and tensor.device.type != "meta" and not tensor.is_sparse
+            with unset_fake_temporarily(), torch.no_grad():
+                self._know(fresh, Known(tensor.detach().clone(), True) if small else None)
+            if not small:
+                self.names = {**self.names, id(fresh): ("buffer", f"constant_{len(self.kept)}")}
+        return fresh
 
     # ---- calls
 
@@ -154,155 +198,159 @@ class Recorder(TorchFunctionMode):
         self, func: Any, types_: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         """Run the call on fake tensors and record it."""
-        args, kwargs = tuple(args), dict(kwargs or {})
         name, inplace = op_name(func)
-        inplace = inplace or kwargs.get("inplace") is True
-        if name in _NO_NODE:
-            return func(*args, **kwargs)
-        if isinstance(func, types.FunctionType) and not self.is_leaf(name) and func not in self.opening:
-            self.opening.append(func)  # should it hand itself to the mode again, it is recorded as it is
-            try:
-                with _opened(), self:
-                    return func(*args, **kwargs)
-            finally:
-                self.opening.pop()
+        if name in METADATA:
+            return func(*args, **(kwargs or {}))
+        if is_composite(func):
+            with self:
+                return func(*args, **(kwargs or {}))
+        return self._call(func, name, inplace, tuple(args), dict(kwargs or {}))
+
+    def _call(self, func: Any, name: str, inplace: bool, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         operands = _tensors((args, kwargs))
-        sources = {id(t): self.node_of(t) for t in operands}
-        out, real = self._run(func, name, inplace, args, kwargs, operands)
-        results = output_tensors(out)
-        if not results and not inplace:
+        if self.fake is not None:
+            exchanged = {
+                id(t): self._as_fake(t) for t in operands if type(t) is torch.Tensor or type(t) is nn.Parameter
+            }
+            if exchanged:
+                args, kwargs = _replace((args, kwargs), exchanged)
+                operands = _tensors((args, kwargs))
+        target = kwargs["out"] if isinstance(kwargs.get("out"), torch.Tensor) else None
+        if inplace and operands and args and args[0] is operands[0]:
+            target = operands[0]
+        sources = {id(t): self.node_of(t) for t in operands} if self.keep_graph else {}
+        self.inside += 1
+        try:
+            out, real = self._run(func, name, target, args, kwargs, operands)
+        finally:
+            self.inside -= 1
+        if not output_tensors(out) and target is None:
             return out
-        meta_args, meta_kwargs = _replace((args, kwargs), sources)
-        node = self.graph.call_function(func if callable(func) else _opaque, meta_args, meta_kwargs)
-        node.meta.update(
-            op=name,
-            val=out if out is not None else (operands[0] if operands else None),
-            module=self.path[-1] if self.path else "",
-            modules=tuple(self.path),
-            stack=user_stack(6, exact=False),
-        )
-        if inplace:
-            node.meta["inplace"] = True
-        self._enter_results(node, name, inplace, out, results, operands, kwargs, real)
+        if self.keep_graph:
+            meta_args, meta_kwargs = _replace((args, kwargs), sources)
+            node = self.graph.call_function(func if callable(func) else _opaque, meta_args, meta_kwargs)
+            node.meta.update(
+                op=name,
+                val=target if target is not None else out,
+                module=self.path[-1] if self.path else "",
+                modules=tuple(self.path),
+                stack=user_stack(6, exact=False, start=sys._getframe(2)),
+            )
+            if inplace:
+                node.meta["inplace"] = True
+        else:
+            node = None
+        if target is not None:
+            if node is not None:
+                self.writes.setdefault(_storage(target), []).append(_Write(node, target.numel()))
+                self._enter(target, node)
+                known = self.known.get(id(target))
+                if known is not None and known.constant:
+                    node.meta["value"] = known.value
+            return out
+        constant = real is not None and all(self.known[id(t)].constant for t in operands if id(t) in self.known)
+        self._enter_results(node, out, real, constant)
         return out
 
-    def _enter_results(
-        self,
-        node: torch.fx.Node,
-        name: str,
-        inplace: bool,
-        out: Any,
-        results: list[torch.Tensor],
-        operands: list[torch.Tensor],
-        kwargs: Mapping[str, Any],
-        real: Any,
-    ) -> None:
-        target = kwargs.get("out") if isinstance(kwargs.get("out"), torch.Tensor) else None
-        if inplace and operands:
-            target = operands[0]
-        if target is not None:
-            node.meta["val"] = target
-            self.writes.setdefault(_storage(target), []).append(_Write(node, target.numel()))
-            self._enter(target, node)
-            self._keep_real(target, node, real)
-            return
+    def _enter_results(self, node: torch.fx.Node | None, out: Any, real: Any, constant: bool) -> None:
         if isinstance(out, torch.Tensor):
-            self._enter(out, node)
-            self._keep_real(out, node, real)
+            if node is not None:
+                self._enter(out, node)
+            else:
+                self.kept.append(out)
+            if isinstance(real, torch.Tensor):
+                self._know(out, Known(real, constant))
+                if constant and node is not None and id(out) in self.known:
+                    node.meta["value"] = real
+            elif self.fake is not None:
+                self._know(out, None)
             return
-        flat_real = output_tensors(real) if real is not None else []
-        flat = list(out) if isinstance(out, (tuple, list)) else results
-        for index, item in enumerate(flat):
-            if not isinstance(item, torch.Tensor):
-                continue
-            part = self.graph.call_function(operator.getitem, (node, index))
-            part.meta.update({**node.meta, "op": "getitem", "val": item})
-            self._enter(item, part)
-            if len(flat_real) == len(results):
-                position = next(i for i, t in enumerate(results) if t is item)
-                constant = all(self.real.get(id(t), (None, False))[1] for t in operands)
-                self._keep_real(item, part, (flat_real[position], constant))
-
-    def _keep_real(self, tensor: torch.Tensor, node: torch.fx.Node, real: Any) -> None:
-        if isinstance(real, tuple) and len(real) == 2 and isinstance(real[0], torch.Tensor):
-            value, constant = real
-            if value.numel() <= VALUE_LIMIT:
-                self.real[id(tensor)] = (value, constant)
-                if constant:
-                    node.meta["value"] = value
-                return
-        self.real.pop(id(tensor), None)
+        if isinstance(out, (tuple, list)):
+            for index, item in enumerate(out):
+                if not output_tensors(item):
+                    continue
+                part = None
+                if node is not None:
+                    part = self.graph.call_function(operator.getitem, (node, index))
+                    part.meta.update({**node.meta, "op": "getitem", "val": item})
+                same = isinstance(real, (tuple, list)) and index < len(real)
+                self._enter_results(part, item, real[index] if same else None, constant)
+        elif isinstance(out, Mapping) and node is not None:
+            for key, item in out.items():
+                if output_tensors(item):
+                    part = self.graph.call_function(operator.getitem, (node, key))
+                    part.meta.update({**node.meta, "op": "getitem", "val": item})
+                    self._enter_results(part, item, None, False)
 
     def _run(
-        self, func: Any, name: str, inplace: bool, args: Any, kwargs: Any, operands: list[torch.Tensor]
+        self, func: Any, name: str, target: torch.Tensor | None, args: Any, kwargs: Any, operands: list[torch.Tensor]
     ) -> tuple[Any, Any]:
-        """(result on fake tensors, (real result, whether constant) where the operands' real values are known)."""
-        real = self._real_call(func, name, inplace, args, kwargs, operands)
+        """(result on fake tensors, result on real ones where the operands' values are known)."""
+        if self.fake is None:
+            return func(*args, **kwargs), None
+        computable = name not in RANDOM and all(id(t) in self.known for t in operands)
+        if not operands and not _small_factory(name, args, kwargs):
+            computable = False
+        if target is not None:
+            self._before_write(target, computable)
+        done, real = self._real_call(func, args, kwargs, operands) if computable else (False, None)
+        if target is not None and computable and not done:
+            self._before_write(target, False)
+        if done and target is None and not output_tensors(real):
+            return real, None  # a number, a list: ``.item()``, ``.tolist()``, ``bool``
         try:
             out = func(*args, **kwargs)
         except Exception:
-            if real is None or self.fake is None:
+            if not done or target is not None:
                 raise
-            out = self._faked(real[0])
-        if real is not None and not output_tensors(real[0]) and not inplace:
-            return real[0], None  # a number, a list: ``.item()``, ``.tolist()``, ``bool``
-        return out, real
+            out = self._faked(real)  # its shape depends on values (``nonzero``), which are known here
+        return out, real if done else None
 
     def _faked(self, real: Any) -> Any:
-        fake = self.fake
-        assert fake is not None
-        return tree_map_only(torch.Tensor, lambda t: fake.from_tensor(t, static_shapes=True), real)
+        assert self.fake is not None
+        if isinstance(real, torch.Tensor):
+            return self.fake.from_tensor(real, static_shapes=True)
+        return type(real)(self._faked(r) for r in real) if type(real) in (tuple, list) else real
 
-    def _real_call(
-        self, func: Any, name: str, inplace: bool, args: Any, kwargs: Any, operands: list[torch.Tensor]
-    ) -> tuple[Any, bool] | None:
-        if self.fake is None or name in _RANDOM or name == "to" and not operands:
-            return None
-        known: dict[int, torch.Tensor] = {}
-        constant = True
-        for tensor in operands:
-            entry = self.real.get(id(tensor))
-            if entry is None:
-                value = self._value(tensor)
-                if value is None:
-                    return None
-                entry = (value, True)
-            known[id(tensor)] = entry[0]
-            constant &= entry[1]
-        if not operands and not _small_factory(args, kwargs):
-            return None
-        if inplace and operands:
-            known[id(operands[0])] = known[id(operands[0])].clone()
+    def _real_call(self, func: Any, args: Any, kwargs: Any, operands: list[torch.Tensor]) -> tuple[bool, Any]:
+        by = {id(t): self.known[id(t)].value for t in operands}
         try:
             with unset_fake_temporarily(), torch.no_grad():
-                real_args, real_kwargs = _replace((args, kwargs), known)
-                result = func(*real_args, **real_kwargs)
+                real_args, real_kwargs = _replace((args, kwargs), by)
+                return True, func(*real_args, **real_kwargs)
         except Exception:
-            return None
-        if inplace and operands:
-            result = known[id(operands[0])]
-        return result, constant
-
-    # ---- modules
-
-    def enter_module(self, path: str) -> None:
-        """A submodule's forward begins."""
-        self.path.append(path)
-
-    def leave_module(self) -> None:
-        """It ends."""
-        if self.path:
-            self.path.pop()
+            return False, None
 
 
-def _write_view(base: Any, value: Any) -> Any:
-    """Target of the nodes that say: ``base`` after ``value`` was written to a part of its storage."""
+class _Dispatches(TorchDispatchMode):
+    """Records ATen ops that reached the dispatcher past the function protocol (TorchScript, C++ extensions)."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        super().__init__()
+        self.recorder = recorder
+
+    def __torch_dispatch__(
+        self, func: Any, types_: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        recorder = self.recorder
+        name, inplace = op_name(func)
+        if recorder.inside or name in METADATA or name in ("detach", "lift_fresh"):
+            return func(*args, **(kwargs or {}))
+        return recorder._call(func, name, inplace, tuple(args), dict(kwargs or {}))
+
+
+def write_view(base: Any, value: Any) -> Any:
+    """Target of the nodes that say: ``base`` after ``value`` was written to (a part of) its storage."""
     return base
 
 
 def _opaque(*args: Any, **kwargs: Any) -> Any:
     """Target of nodes whose function is not callable from Python."""
     raise RuntimeError("an opaque node of a recorded graph cannot be run")
+
+
+def _discrete(tensor: torch.Tensor) -> bool:
+    return not tensor.is_floating_point() and not tensor.is_complex()
 
 
 def _storage(tensor: torch.Tensor) -> int:
@@ -312,19 +360,22 @@ def _storage(tensor: torch.Tensor) -> int:
         return -id(tensor)
 
 
-def _small_factory(args: Any, kwargs: Any) -> bool:
-    """Whether a call without tensor operands (``arange``, ``zeros``) surely makes something small."""
-    count = 1
-    for value in args:
-        sizes = value if isinstance(value, (tuple, list, torch.Size)) else (value,)
-        for size in sizes:
-            if isinstance(size, int) and not isinstance(size, bool):
-                count *= max(abs(size), 1)
-    size = kwargs.get("size", ())
-    for entry in size if isinstance(size, (tuple, list)) else (size,):
-        count *= max(int(entry), 1) if isinstance(entry, int) else 1
+_SIZED = frozenset(("zeros", "ones", "full", "eye", "arange", "linspace", "logspace", "tril_indices", "triu_indices"))
+
+
+def _small_factory(name: str, args: Any, kwargs: Any) -> bool:
+    """Whether a call without tensor operands (``arange``, ``zeros``) surely makes something small, on the CPU."""
     device = kwargs.get("device")
-    return count <= VALUE_LIMIT and (device is None or torch.device(device).type == "cpu")
+    if device is not None and torch.device(device).type == "meta":
+        return False
+    if name not in _SIZED:
+        return True
+    count = 1
+    for value in (*args, kwargs.get("size", ()), kwargs.get("end", 1)):
+        for size in value if isinstance(value, (tuple, list, torch.Size)) else (value,):
+            if isinstance(size, (int, float)) and not isinstance(size, bool):
+                count = int(count * max(abs(size), 1))
+    return count <= 64 * VALUE_LIMIT
 
 
 def _tensors(value: Any) -> list[torch.Tensor]:
@@ -374,42 +425,60 @@ def _unchecked() -> Iterator[None]:
         yield
 
 
+_CHECKS = ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic")
+
+
 @contextlib.contextmanager
-def _opened() -> Iterator[None]:
-    """Let a Python function of ``torch.nn.functional`` run its body instead of handing itself to the mode again."""
-    spaces = (vars(torch.nn.functional), vars(torch.functional))
+def composites_opened() -> Iterator[None]:
+    """Let composite functions run their own body under a recorder instead of handing themselves to it again.
+
+    Such a function asks ``has_torch_function(...)`` first; while this context lasts, the answer to a composite is no.
+    """
+    spaces = [vars(sys.modules[name]) for name in ("torch.nn.functional", "torch.functional", "torch._tensor")]
     saved = [(space, key, space[key]) for space in spaces for key in _CHECKS if key in space]
+
+    def answering(original: Any) -> Any:
+        def answer(*args: Any) -> bool:
+            if sys._getframe(1).f_code.co_name in COMPOSITES:
+                return False
+            return bool(original(*args))
+
+        return answer
+
     try:
-        for space, key, _ in saved:
-            space[key] = _no
+        for space, key, original in saved:
+            space[key] = answering(original)
         yield
     finally:
         for space, key, original in saved:
             space[key] = original
 
 
-_CHECKS = ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic")
-
-
-def _no(*args: Any) -> bool:
-    return False
-
-
 @contextlib.contextmanager
-def module_paths(recorder: Recorder, paths: Mapping[int, str]) -> Iterator[None]:
-    """Tell the recorder which submodule's forward is under way."""
+def recording(recorder: Recorder, paths: Mapping[int, str], *, dispatch: bool = False) -> Iterator[None]:
+    """Run a forward pass under the recorder, which is told which submodule's forward is under way.
+
+    ``dispatch``: also catch ops that bypass the function protocol (slower).
+    """
 
     def enter(module: nn.Module, args: Any) -> None:
         if id(module) in paths:
-            recorder.enter_module(paths[id(module)])
+            recorder.path.append(paths[id(module)])
 
     def leave(module: nn.Module, args: Any, out: Any) -> None:
-        if id(module) in paths:
-            recorder.leave_module()
+        if id(module) in paths and recorder.path:
+            recorder.path.pop()
 
     handles = [register_module_forward_pre_hook(enter), register_module_forward_hook(leave, always_call=True)]
     try:
-        yield
+        with contextlib.ExitStack() as stack:
+            if recorder.fake is not None:
+                stack.enter_context(recorder.fake)
+            if dispatch:
+                stack.enter_context(_Dispatches(recorder))
+            stack.enter_context(composites_opened())
+            stack.enter_context(recorder)
+            yield
     finally:
         for handle in handles:
             handle.remove()
@@ -420,5 +489,13 @@ def finish(recorder: Recorder, output: Any) -> Recording:
     primary = primary_output(output)
     tensors = output_tensors(output)
     ordered = ([primary] if primary is not None else []) + [t for t in tensors if t is not primary]
-    recorder.graph.output(tuple(recorder.node_of(t) for t in ordered))
-    return Recording(recorder.graph, output, recorder.constants)
+    graph = recorder.graph
+    graph.output(tuple(recorder.node_of(t) for t in ordered))
+    for node in reversed(list(graph.nodes)):  # counters and index arithmetic that nothing reads
+        if node.op in ("call_function", "get_attr") and not node.users and not _floating(node.meta.get("val")):
+            graph.erase_node(node)
+    return Recording(graph, output, recorder.constants)
+
+
+def _floating(val: Any) -> bool:
+    return any(t.is_floating_point() or t.is_complex() for t in output_tensors(val))

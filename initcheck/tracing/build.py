@@ -1,0 +1,138 @@
+"""Build a model without allocating its weights, and know afterwards who wrote each of them."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from initcheck.tracing.frames import kind_of, user_stack
+from initcheck.tracing.initfuncs import reporting
+from initcheck.tracing.initlog import InitLog
+from initcheck.tracing.randomness import random_state_kept
+
+
+class BuildError(Exception):
+    """A constructor raised, or did not return a module; the message says why and where, in one line."""
+
+
+@dataclass(slots=True)
+class Built:
+    """A model whose big tensors were never written, and the log of what would have been."""
+
+    model: nn.Module
+    log: InitLog
+
+    def materialise(self) -> nn.Module:
+        """The model with its weights drawn for real (it then takes its full memory)."""
+        with random_state_kept():
+            return self.log.materialised(self.model)
+
+
+def build(constructor: Callable[[], Any]) -> Built:
+    """Run a constructor under the init log.
+
+    Args:
+        constructor: builds and initialises the model, and returns it.
+
+    Raises:
+        BuildError: it raised, or returned something else than an ``nn.Module``.
+    """
+    log = InitLog()
+    try:
+        with random_state_kept(), _nothing_downloaded(log), _modules_noted(log), reporting(log), log:
+            model = constructor()
+    except (KeyboardInterrupt, GeneratorExit):
+        raise
+    except BaseException as error:
+        raise BuildError(_reason(error)) from error
+    if not isinstance(model, nn.Module):
+        raise BuildError(f"it returned {type(model).__name__}, not a torch.nn.Module")
+    return Built(model, log)
+
+
+def _reason(error: BaseException) -> str:
+    text = (str(error).strip() or "no message").splitlines()[0][:300]
+    where = ""
+    trace = error.__traceback__
+    while trace is not None:
+        if kind_of(trace.tb_frame.f_code.co_filename) == "user":
+            where = f" ({trace.tb_frame.f_code.co_filename}:{trace.tb_lineno})"
+        trace = trace.tb_next
+    if isinstance(error, SystemExit):
+        return f"its constructor called sys.exit({error.code!r}){where}"
+    return f"its constructor raised {type(error).__name__}: {text}{where}"
+
+
+@contextlib.contextmanager
+def _modules_noted(log: InitLog) -> Iterator[None]:
+    """Note the user's frames whenever a module's constructor begins."""
+    original = nn.Module.__init__
+    alive: list[nn.Module] = []
+
+    def noted(self: nn.Module, *args: Any, **kwargs: Any) -> None:
+        if id(self) not in log.built_at:
+            frame = sys._getframe(1)
+            while frame.f_back is not None and _constructs(frame, self):
+                frame = frame.f_back
+            log.built_at[id(self)] = user_stack(start=frame)
+            alive.append(self)  # ids must not be used again while the model is being built
+        original(self, *args, **kwargs)
+
+    nn.Module.__init__ = noted  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        nn.Module.__init__ = original  # type: ignore[method-assign]
+
+
+def _constructs(frame: Any, module: nn.Module) -> bool:
+    """Whether the frame is one of the module's own constructors (its classes' ``__init__``)."""
+    code = frame.f_code
+    if not code.co_varnames or code.co_argcount == 0:
+        return False
+    return frame.f_locals.get(code.co_varnames[0]) is module
+
+
+class _Skipped(dict[str, Any]):
+    """Stands in for pretrained weights that were not loaded."""
+
+
+@contextlib.contextmanager
+def _nothing_downloaded(log: InitLog) -> Iterator[None]:
+    """Loading pretrained weights is skipped and said; nothing reaches for the network."""
+    note = "pretrained weights were not loaded"
+
+    def skip(*args: Any, **kwargs: Any) -> Any:
+        if note not in log.notes:
+            log.notes.append(note)
+        return _Skipped()
+
+    def load(self: nn.Module, state: Any, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(state, _Skipped):
+            return torch.nn.modules.module._IncompatibleKeys([], [])
+        return original(self, state, *args, **kwargs)
+
+    original = nn.Module.load_state_dict
+    patches: list[tuple[Any, str, Any]] = [(nn.Module, "load_state_dict", load)]
+    patches.append((torch.hub, "load_state_dict_from_url", skip))
+    for module, names in {
+        "torchvision.models._api": ("load_state_dict_from_url",),
+        "torchvision._internally_replaced_utils": ("load_state_dict_from_url",),
+        "timm.models._builder": ("load_pretrained", "load_custom_pretrained"),
+    }.items():
+        loaded = sys.modules.get(module)
+        patches.extend((loaded, name, skip) for name in names if loaded is not None and hasattr(loaded, name))
+    saved = [(owner, name, getattr(owner, name)) for owner, name, _ in patches]
+    try:
+        for owner, name, replacement in patches:
+            setattr(owner, name, replacement)
+        yield
+    finally:
+        for owner, name, value in saved:
+            setattr(owner, name, value)

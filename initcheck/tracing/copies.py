@@ -1,0 +1,254 @@
+"""A throw-away copy of a model whose weights are fake tensors: nothing is allocated, the caller's object is not touched."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+import types
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
+
+from initcheck.tracing.recorder import VALUE_LIMIT, Recorder
+
+_WRAPPERS = {
+    "torch.nn.parallel.data_parallel.DataParallel": "module",
+    "torch.nn.parallel.distributed.DistributedDataParallel": "module",
+    "torch._dynamo.eval_frame.OptimizedModule": "_orig_mod",
+    "torch.optim.swa_utils.AveragedModel": "module",
+}
+_HOOKS = (
+    "_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwargs", "_forward_pre_hooks_with_kwargs",
+    "_forward_hooks_always_called", "_backward_hooks", "_backward_pre_hooks",
+)  # fmt: skip
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The module inside ``DataParallel``, ``DistributedDataParallel``, ``torch.compile`` wrappers."""
+    while True:
+        attribute = _WRAPPERS.get(f"{type(model).__module__}.{type(model).__qualname__}")
+        if attribute is None:
+            return model
+        model = getattr(model, attribute)
+
+
+@dataclass(slots=True)
+class Copy:
+    """A copy to run, and what its tensors stand for.
+
+    ``names``: id of a parameter's or buffer's tensor to (meta key, name); ``values``: id to real value, where small;
+    ``paths``: id of a submodule to its path.
+    """
+
+    model: nn.Module
+    fake: FakeTensorMode | None
+    names: dict[int, tuple[str, str]] = field(default_factory=dict)
+    values: dict[int, torch.Tensor] = field(default_factory=dict)
+    paths: dict[int, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    kept: list[Any] = field(default_factory=list)
+
+    def recorder(self, *, keep_graph: bool = True) -> Recorder:
+        """A fresh recorder for one pass of this copy."""
+        return Recorder(self.fake, self.names, self.values, keep_graph=keep_graph)
+
+
+class _Tensors(TorchFunctionMode):
+    """While something is deep-copied: decides what a plain tensor becomes."""
+
+    def __init__(self, become: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.become = become
+
+    def __torch_function__(
+        self, func: Any, types_: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if func is torch.Tensor.__deepcopy__:
+            tensor, memo = args[0], args[1]
+            if id(tensor) not in memo:
+                memo[id(tensor)] = self.become(tensor)
+            return memo[id(tensor)]
+        return func(*args, **(kwargs or {}))
+
+
+def fake_copy(model: nn.Module, mode: str) -> Copy:
+    """Copy with fake parameters and buffers, in train or eval mode, without the user's hooks.
+
+    Raises:
+        Exception: whatever ``copy.deepcopy`` raises on an object that cannot be copied.
+    """
+    fake = FakeTensorMode(allow_non_fake_inputs=True, static_shapes=True)
+    made = Copy(model, fake)
+    memo: dict[int, Any] = {}
+    gradients = {id(p.grad) for p in model.parameters() if p.grad is not None}
+    memo.update(dict.fromkeys(gradients))
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if id(parameter) not in memo:
+            memo[id(parameter)] = made_fake = _fake(fake, parameter)
+            made.names[id(made_fake)] = ("parameter", name)
+    for name, buffer in model.named_buffers(remove_duplicate=False):
+        if id(buffer) not in memo:
+            memo[id(buffer)] = made_fake = _fake(fake, buffer)
+            made.names.setdefault(id(made_fake), ("buffer", name))
+            if _small(buffer):
+                made.values[id(made_fake)] = buffer.detach().clone()
+    for value in _held(model):
+        if id(value) not in memo:
+            memo[id(value)] = _become(fake, value)
+    made.kept += list(memo.values())
+    with _Tensors(functools.partial(_become, fake)):
+        made.model = copy.deepcopy(model, memo)
+    made.kept.append(memo)
+    _prepare(made, mode)
+    return made
+
+
+def real_copy(model: nn.Module, mode: str) -> Copy:
+    """A full copy, weights and all, for a pass on real tensors."""
+    made = Copy(model, None)
+    memo: dict[int, Any] = {id(p.grad): None for p in model.parameters() if p.grad is not None}
+    for value in _held(model):
+        if not value.is_leaf:
+            memo[id(value)] = value.detach().clone()
+    made.model = copy.deepcopy(model, memo)
+    for name, parameter in made.model.named_parameters(remove_duplicate=False):
+        made.names.setdefault(id(parameter), ("parameter", name))
+    for name, buffer in made.model.named_buffers(remove_duplicate=False):
+        made.names.setdefault(id(buffer), ("buffer", name))
+    _prepare(made, mode)
+    return made
+
+
+def _prepare(made: Copy, mode: str) -> None:
+    for path, module in made.model.named_modules():
+        made.paths.setdefault(id(module), path)
+        skipped = _drop_hooks(module)
+        if skipped:
+            made.notes.append(f"hook not run on {path or 'the model'}: {', '.join(skipped)}")
+        for name, child in module._modules.items():
+            if child is not None and unwrapped(child) is not child:
+                module._modules[name] = unwrapped(child)
+        config = getattr(module, "config", None)
+        if getattr(config, "_experts_implementation", None) in ("eager", "grouped_mm"):
+            config._experts_implementation = "batched_mm"  # the one form whose shapes do not depend on the routing
+    made.model.train(mode == "train")
+
+
+def _held(model: nn.Module) -> list[torch.Tensor]:
+    """Tensors that modules keep as plain attributes, in lists or in dicts."""
+    found: list[torch.Tensor] = []
+
+    def walk(value: Any, depth: int) -> None:
+        if isinstance(value, torch.Tensor):
+            found.append(value)
+        elif depth and type(value) in (list, tuple, dict):
+            for item in list(value.values()) if isinstance(value, dict) else value:
+                walk(item, depth - 1)
+
+    for module in model.modules():
+        for key, value in vars(module).items():
+            if key not in ("_parameters", "_buffers", "_modules"):
+                walk(value, 2)
+    return found
+
+
+def _small(tensor: torch.Tensor) -> bool:
+    return tensor.numel() <= VALUE_LIMIT and tensor.device.type != "meta" and tensor.layout is torch.strided
+
+
+def _become(fake: FakeTensorMode, tensor: torch.Tensor) -> torch.Tensor:
+    """What a tensor outside of parameters and buffers becomes: itself in small, a fake one in large."""
+    if not _small(tensor) or (isinstance(tensor, nn.Parameter) and tensor.numel() > 65536):
+        return _fake(fake, tensor)
+    with torch._C.DisableTorchFunctionSubclass():
+        clone = tensor.detach().clone()
+    return clone.requires_grad_(tensor.requires_grad) if tensor.is_leaf else clone
+
+
+def _fake(fake: FakeTensorMode, tensor: torch.Tensor) -> torch.Tensor:
+    made: torch.Tensor
+    if tensor.device.type == "meta":
+        with fake:
+            made = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cpu")
+        if isinstance(tensor, nn.Parameter):
+            return nn.Parameter(made, requires_grad=tensor.requires_grad)
+        return made
+    if not tensor.is_leaf:
+        tensor = tensor.detach()
+    return fake.from_tensor(tensor, static_shapes=True)
+
+
+def _drop_hooks(module: nn.Module) -> list[str]:
+    """Take the hooks off that belong neither to torch nor to the copy itself; their names."""
+    dropped: list[str] = []
+    for attribute in _HOOKS:
+        hooks = getattr(module, attribute, None)
+        if not hooks or attribute in ("_forward_hooks_with_kwargs", "_forward_pre_hooks_with_kwargs"):
+            continue
+        for key, hook in list(hooks.items()):
+            if attribute.startswith("_forward") and (hook is True or _belongs(hook)):
+                continue
+            del hooks[key]
+            if attribute in ("_forward_hooks", "_forward_pre_hooks"):
+                dropped.append(_hook_name(hook))
+    return dropped
+
+
+def _belongs(hook: Any) -> bool:
+    """Whether a hook is torch's own (weight norm, pruning) or a method of an object that was copied along."""
+    while isinstance(hook, functools.partial):
+        hook = hook.func
+    if isinstance(hook, types.MethodType):
+        return True
+    owner = hook if inspect.isfunction(hook) or inspect.isclass(hook) else type(hook)
+    return str(getattr(owner, "__module__", "")).startswith("torch.")
+
+
+def _hook_name(hook: Any) -> str:
+    while isinstance(hook, functools.partial):
+        hook = hook.func
+    return str(getattr(hook, "__qualname__", type(hook).__qualname__))
+
+
+def enter_inputs(
+    made: Copy, recorder: Recorder, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The call's arguments with every tensor exchanged for its stand-in, entered as a placeholder of the graph."""
+    memo: dict[int, Any] = {}
+    entered: list[Any] = []
+    for name, value in _named(made.model, args, kwargs):
+        stand_in = functools.partial(_enter_input, made, recorder, name)
+        with _Tensors(stand_in):
+            entered.append(copy.deepcopy(value, memo))
+    return tuple(entered[: len(args)]), dict(zip(kwargs, entered[len(args) :], strict=True))
+
+
+def _enter_input(made: Copy, recorder: Recorder, name: str, tensor: torch.Tensor) -> torch.Tensor:
+    with torch._C.DisableTorchFunction():
+        detached = tensor.detach()
+        if made.fake is not None:
+            inner = _fake(made.fake, detached)
+        else:
+            inner = detached.clone()
+        if tensor.requires_grad:
+            inner.requires_grad_()
+    real = None if detached.device.type == "meta" else detached
+    recorder.placeholder(inner, name, real)
+    return inner
+
+
+def _named(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Names for positional arguments, from forward's signature where it says."""
+    try:
+        parameters = list(inspect.signature(model.forward).parameters.values())
+    except (TypeError, ValueError):
+        parameters = []
+    positional = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    names = [positional[i] if i < len(positional) else f"input_{i}" for i in range(len(args))]
+    return [*zip(names, args, strict=True), *kwargs.items()]

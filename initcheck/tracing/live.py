@@ -1,0 +1,158 @@
+"""A live model's parameters as they are: nobody watched them being written, so their values are measured."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+
+import torch
+from torch import nn
+
+from initcheck.findings import Location
+from initcheck.source.file import SourceError, SourceFile
+from initcheck.tracing.frames import kind_of
+from initcheck.tracing.trace import Distribution, ModuleRecord, ParameterRecord
+
+_CHUNK = 1 << 22
+_UNKNOWN = Distribution("unknown", math.nan, math.nan)
+
+
+def live_parameters(model: nn.Module) -> dict[str, ParameterRecord]:
+    """Every parameter by name (the first of its names; the others are its aliases)."""
+    names: dict[int, list[str]] = {}
+    tensors: dict[int, torch.Tensor] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+        tensors[id(parameter)] = parameter
+    modules = dict(model.named_modules(remove_duplicate=False))
+    records: dict[str, ParameterRecord] = {}
+    for key, (name, *aliases) in names.items():
+        parameter = tensors[key]
+        path, _, attribute = name.rpartition(".")
+        records[name] = ParameterRecord(
+            name=name,
+            module=path,
+            module_type=type_name(modules[path]),
+            attribute=attribute,
+            shape=tuple(parameter.shape),
+            dtype=str(parameter.dtype).removeprefix("torch."),
+            requires_grad=parameter.requires_grad,
+            distribution=measured(parameter),
+            aliases=tuple(aliases),
+            equal_rows=equal_slices(parameter, 0),
+            equal_columns=equal_slices(parameter, 1),
+            location=assignment(modules, path),
+        )
+    return records
+
+
+def live_buffers(model: nn.Module) -> dict[str, Distribution]:
+    """Buffers, measured."""
+    return {name: measured(buffer) for name, buffer in model.named_buffers()}
+
+
+def live_modules(model: nn.Module) -> dict[str, ModuleRecord]:
+    """Every submodule by path."""
+    return {
+        path: ModuleRecord(path, type_name(module), class_location(type(module)))
+        for path, module in model.named_modules()
+    }
+
+
+def type_name(module: nn.Module) -> str:
+    """``torch.nn.modules.linear.Linear``: a module's qualified class name (of its class before parametrisation)."""
+    cls = type(module)
+    if cls.__name__.startswith("Parametrized") and cls.__mro__[1] is not nn.Module:
+        cls = cls.__mro__[1]
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+@torch.no_grad()
+def measured(tensor: torch.Tensor) -> Distribution:
+    """Mean and std over all elements (chunked, in double precision, on the tensor's own device)."""
+    if tensor.device.type == "meta":
+        return Distribution("unknown", math.nan, math.nan, note="on the meta device: no values")
+    if tensor.layout is not torch.strided or tensor.is_quantized or tensor.numel() == 0:
+        return _UNKNOWN
+    values = tensor.detach()
+    if values.is_complex():
+        values = torch.view_as_real(values.resolve_conj())
+    flat = values.reshape(-1)
+    count, mean, spread, low, high = 0, 0.0, 0.0, math.inf, -math.inf
+    for part in flat.split(_CHUNK):
+        wide = part.to(torch.float64) if part.device.type != "mps" else part.to(torch.float32)
+        here = wide.numel()
+        average = float(wide.mean())
+        delta = average - mean
+        spread += float(((wide - average) ** 2).sum()) + delta**2 * count * here / (count + here)
+        count += here
+        mean += delta * here / count
+        low, high = min(low, float(wide.min())), max(high, float(wide.max()))
+    if low == high:
+        return Distribution("measured", low, 0.0, low, high)
+    return Distribution("measured", mean, math.sqrt(max(spread / count, 0.0)), low, high)
+
+
+@torch.no_grad()
+def equal_slices(tensor: torch.Tensor, dim: int) -> bool:
+    """Whether all slices along ``dim`` are the same."""
+    if tensor.device.type == "meta" or tensor.dim() < 2 or tensor.shape[dim] < 2 or tensor.numel() == 0:
+        return False
+    if tensor.layout is not torch.strided or tensor.is_quantized:
+        return False
+    values = tensor.detach()
+    first, second = values.select(dim, 0), values.select(dim, 1)
+    return torch.equal(first, second) and bool((values == first.unsqueeze(dim)).all())
+
+
+@functools.lru_cache(maxsize=4096)
+def class_location(cls: type) -> Location | None:
+    """Where a class is defined; None for torch's own classes and where there is no source."""
+    try:
+        path = inspect.getsourcefile(cls)
+        if path is None or kind_of(path) in ("torch", "stdlib"):
+            return None
+        source = _source(path)
+    except (OSError, TypeError):
+        return None
+    return source.class_location(cls.__qualname__.rpartition("<locals>.")[2]) if source is not None else None
+
+
+@functools.lru_cache(maxsize=256)
+def _source(path: str) -> SourceFile | None:
+    try:
+        return SourceFile.read(path)
+    except SourceError:
+        return None
+
+
+def assignment(modules: dict[str, nn.Module], path: str) -> Location | None:
+    """Where the source says ``self.fc = ...`` for the layer at ``path``: in the nearest owner's class outside torch."""
+    parts = path.split(".") if path else []
+    for depth in range(len(parts), 0, -1):
+        owner = modules.get(".".join(parts[: depth - 1]))
+        if owner is None:
+            continue
+        found = attribute_location(type(owner), parts[depth - 1])
+        if found is not None:
+            return found
+    for depth in range(len(parts), -1, -1):
+        module = modules.get(".".join(parts[:depth]))
+        where = class_location(type(module)) if module is not None else None
+        if where is not None:
+            return where
+    return None
+
+
+@functools.lru_cache(maxsize=8192)
+def attribute_location(cls: type, attribute: str) -> Location | None:
+    """Where a class (or one that it derives from, outside torch) assigns ``self.<attribute>``."""
+    for base in cls.__mro__:
+        if class_location(base) is None:
+            continue
+        source = _source(inspect.getsourcefile(base) or "")
+        found = source.attribute_assignment(base.__qualname__.rpartition("<locals>.")[2], attribute) if source else None
+        if found is not None:
+            return found
+    return None
