@@ -197,9 +197,9 @@ def _child_main(job: FileJob, sender: Connection) -> None:
     def emit(kind: str, value: Any) -> None:
         sender.send((kind, value))
 
-    from initcheck.analysis import analyse_file
-
     try:
+        from initcheck.analysis import analyse_file  # in here: a torch that does not import is a defect, not a model's
+
         analyse_file(job, emit)
     except BaseException as error:
         emit("defect", f"{job.path}: {type(error).__name__}: {error}\n{traceback.format_exc()}")
