@@ -1,1 +1,1 @@
-
+"""Initcheck inside other tools."""
