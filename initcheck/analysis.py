@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import time
 import traceback
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 
+from initcheck.audit import audit
 from initcheck.discovery.candidates import Candidate, candidates
 from initcheck.discovery.inputs import Inputs, InputsNotFound, find_inputs
 from initcheck.discovery.loader import LoadError, load
-from initcheck.findings import Finding, Location
-from initcheck.init.suggest import suggest as _warm_suggest  # noqa: F401  (imported once, in the server)
-from initcheck.results import Report
-from initcheck.rules import registry
-from initcheck.rules.base import ModelContext
+from initcheck.measuring.run import measure_suggested
+from initcheck.results import Measurement, Report
 from initcheck.rules.ic002_model_not_analysed import model_not_analysed
-from initcheck.signal.propagate import propagate
 from initcheck.signal.result import Signal
 from initcheck.source.file import SourceFile
-from initcheck.tracing.build import Built, BuildError, build
+from initcheck.tracing.build import BuildError, Built, build
 from initcheck.tracing.ladder import TraceError, Trial, trace
 from initcheck.tracing.trace import Trace
 
@@ -76,24 +74,14 @@ def _analyse(candidate: Candidate, source: SourceFile, job: FileJob, emit: Emit)
     except InputsNotFound as error:
         raise _NotAnalysed(str(error), getattr(error, "hint", "")) from error
     traced.inputs = inputs.description
-    signal = propagate(traced)
-    findings, defects = check(traced, signal, candidate.location, source)
-    for defect in defects:
+    audited = audit(traced, candidate.location, source)
+    for defect in audited.defects:
         emit("defect", defect)
-    report = report_of(traced, signal, findings)
-    measured = _measure(built, traced, signal, inputs, job) if job.measure else None
-    return _replace(
-        report,
-        built_by=candidate.how,
-        location=candidate.location,
-        measured=measured,
-        seconds=time.perf_counter() - started,
-    )
+    measured = _measure(built, traced, audited.signal, inputs, job) if job.measure else None
+    return replace(audited.report, built_by=candidate.how, measured=measured, seconds=time.perf_counter() - started)
 
 
-def _measure(built: Built, traced: Trace, signal: Signal, inputs: Inputs, job: FileJob) -> object:
-    from initcheck.measuring.run import measure_suggested
-
+def _measure(built: Built, traced: Trace, signal: Signal, inputs: Inputs, job: FileJob) -> Measurement:
     return measure_suggested(
         built.materialise(),
         traced,
@@ -103,40 +91,3 @@ def _measure(built: Built, traced: Trace, signal: Signal, inputs: Inputs, job: F
         device=job.config.device,
         seeds=job.config.seeds,
     )
-
-
-def check(
-    traced: Trace, signal: Signal, fallback: Location, source: SourceFile | None
-) -> tuple[list[Finding], list[str]]:
-    """Run every model-level rule; (findings, defects of rules as text)."""
-    return registry.check_model(ModelContext(traced, signal, fallback, source))
-
-
-def report_of(traced: Trace, signal: Signal, findings: list[Finding]) -> Report:
-    """The audit of one traced model as plain data."""
-    return Report(
-        model=traced.model,
-        findings=tuple(sorted(findings, key=lambda f: f.sort_key)),
-        layers=tuple(signal.layers),
-        coverage=signal.coverage,
-        unknown_ops=dict(signal.unknown_ops),
-        rung=traced.rung,
-        mode=traced.mode,
-        inputs=traced.inputs,
-        parameters=len(traced.parameters),
-        parameter_elements=sum(_numel(p.shape) for p in traced.parameters.values()),
-        notes=tuple(traced.notes),
-    )
-
-
-def _numel(shape: tuple[int, ...]) -> int:
-    count = 1
-    for size in shape:
-        count *= size
-    return count
-
-
-def _replace(report: Report, **changes: object) -> Report:
-    from dataclasses import replace
-
-    return replace(report, **changes)  # type: ignore[arg-type]

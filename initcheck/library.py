@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -59,8 +58,7 @@ def analyze(
     """
     from torch import nn
 
-    from initcheck.analysis import check, report_of
-    from initcheck.signal.propagate import propagate
+    from initcheck.audit import audit
     from initcheck.tracing.ladder import trace
 
     if not isinstance(model, nn.Module):
@@ -70,26 +68,17 @@ def analyze(
     started = time.perf_counter()
     args, kwargs = split_inputs(example_inputs)
     traced = trace(model, args, kwargs, mode=mode, name=type(model).__name__)
-    signal = propagate(traced)
-    where = class_location(type(model))
-    findings, defects = check(traced, signal, where, None)
-    report = report_of(traced, signal, findings)
+    audited = audit(traced, _class_location(type(model)))
     return replace(
-        report,
+        audited.report,
         built_by="live model",
-        location=where,
-        notes=(*report.notes, *(f"defect in initcheck: {defect}" for defect in defects)),
+        notes=(*audited.report.notes, *(f"defect in initcheck: {defect}" for defect in audited.defects)),
         seconds=time.perf_counter() - started,
     )
 
 
-def class_location(cls: type) -> Location:
-    """Where a class is defined; ``<module>`` line 1 if its source cannot be had."""
-    try:
-        path = inspect.getsourcefile(cls) or f"<{cls.__module__}>"
-        lines, start = inspect.getsourcelines(cls)
-    except (OSError, TypeError):
-        return Location(f"<{cls.__module__}>", 1)
-    offset = next((i for i, line in enumerate(lines) if line.lstrip().startswith("class ")), 0)
-    column = len(lines[offset]) - len(lines[offset].lstrip()) + 1
-    return Location(path, start + offset, column)
+def _class_location(cls: type) -> Location:
+    """Where a class is defined; its module's name and line 1 if its source cannot be had."""
+    from initcheck.tracing.live import class_location
+
+    return class_location(cls) or Location(f"<{cls.__module__}>", 1)
