@@ -1,4 +1,4 @@
-"""A throw-away copy of a model whose weights are fake tensors: nothing is allocated, the caller's object is not touched."""
+"""A throw-away copy of a model, its weights fake tensors: nothing is allocated, the caller's object not touched."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def _prepare(made: Copy, mode: str) -> None:
         for name, child in module._modules.items():
             if child is not None and unwrapped(child) is not child:
                 module._modules[name] = unwrapped(child)
-        config = getattr(module, "config", None)
+        config: Any = getattr(module, "config", None)
         if getattr(config, "_experts_implementation", None) in ("eager", "grouped_mm"):
             config._experts_implementation = "batched_mm"  # the one form whose shapes do not depend on the routing
     made.model.train(mode == "train")

@@ -15,7 +15,7 @@ from torch import nn
 from initcheck.tracing.copies import Copy, enter_inputs, fake_copy, real_copy, unwrapped
 from initcheck.tracing.live import live_buffers, live_modules, live_parameters
 from initcheck.tracing.randomness import random_state_kept
-from initcheck.tracing.recorder import Recording, Untracked, finish, recording
+from initcheck.tracing.recorder import Recording, UntrackedError, finish, recording
 from initcheck.tracing.trace import Trace
 
 REAL_PASS_LIMIT = 1 << 28
@@ -101,7 +101,7 @@ def _record(made: Copy, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Rec
     """One recorded pass; a second one, watching the dispatcher, where something bypassed the function protocol."""
     try:
         return _pass(made, args, kwargs, dispatch=False)
-    except Untracked:
+    except UntrackedError:
         return _pass(made, args, kwargs, dispatch=True)
 
 
@@ -156,13 +156,11 @@ def attributes_kept(model: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        for module, attributes, parameters, buffers in saved:
-            own = vars(module)
-            own.clear()
-            own.update(attributes)
-            for held, before in ((module._parameters, parameters), (module._buffers, buffers)):
-                held.clear()
-                held.update(before)
+        for module, *states in saved:
+            spaces: tuple[dict[str, Any], ...] = (vars(module), module._parameters, module._buffers)
+            for space, before in zip(spaces, states, strict=True):
+                space.clear()
+                space.update(before)
 
 
 @contextlib.contextmanager

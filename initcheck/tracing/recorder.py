@@ -31,7 +31,7 @@ VALUE_LIMIT = 1 << 22
 """Real values are carried for tensors of at most so many elements."""
 
 
-class Untracked(Exception):
+class UntrackedError(Exception):
     """A tensor turned up that no recorded call made: some code bypasses torch's function protocol."""
 
 
@@ -131,7 +131,7 @@ class Recorder(TorchFunctionMode):
     def _attribute(self, tensor: torch.Tensor) -> torch.fx.Node:
         entry = self.names.get(id(tensor))
         if entry is None and isinstance(tensor, FakeTensor) and id(tensor) not in self.known:
-            raise Untracked("a tensor that no recorded call made")
+            raise UntrackedError("a tensor that no recorded call made")
         key, name = entry or ("constant", f"constant_{len(self.kept)}")
         with _unchecked():
             node = self.graph.get_attr(name)
