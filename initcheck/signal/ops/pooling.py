@@ -264,9 +264,14 @@ class OrderStatistic:
             r = min(max(rho / shared, -1.0), 1.0)
             return float(np.sum(squares * r ** np.arange(len(squares)))) + rest * max(r, 0.0) ** 64
 
+        # What positions share across samples (the pattern that zero padding leaves) sits in the inner variable: where it
+        # is all of it (inner correlation 1), another sample has the same maximum; where it is none, only the outer part.
+        inner = max(same - float(self.weights @ conditional**2), 0.0)
+        pattern = min(max((self.rho.cross - self.rho.sample) / max(1 - self.shared, 1e-300), 0.0), 1.0)
         if self.shared <= 1e-9:
-            return mean, Kernel(same, mean**2, mean**2, mean**2)
-        return mean, Kernel(same, at(self.rho.far), at(self.rho.cross), at(self.rho.sample))
+            return mean, Kernel(same, mean**2, mean**2 + inner * pattern, mean**2)
+        outer = at(self.rho.sample)
+        return mean, Kernel(same, at(self.rho.far), outer + inner * pattern, outer)
 
 
 def _hermite(z: Array, order: int) -> Array:
