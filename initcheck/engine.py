@@ -157,7 +157,8 @@ def _check_source(source: SourceFile, config: Config, reader: _Reader, tell: Tel
         result = analyse_isolated(FileJob(source.path, source.text, config, measure=measure), tell)
     every = [*findings, *result.findings, *(f for report in result.models for f in report.findings)]
     kept = set(map(id, _heard(every, source, config, reader)))
-    unused = _selected(_unused_suppressions(every, source, reader), config)
+    judged = bool(result.models) and not any(f.code == "IC002" for f in result.findings)
+    unused = _selected(_unused_suppressions(every, source, judged), config)
     return replace(
         result,
         findings=tuple(f for f in [*findings, *result.findings] if id(f) in kept) + tuple(unused),
@@ -182,9 +183,11 @@ def _selected(findings: list[Finding], config: Config) -> list[Finding]:
     return [f for f in findings if config.selects(f.code, f.location.path)]
 
 
-def _unused_suppressions(findings: list[Finding], source: SourceFile, reader: _Reader) -> list[Finding]:
+def _unused_suppressions(findings: list[Finding], source: SourceFile, judged: bool) -> list[Finding]:
+    """``judged``: models were analysed; else nothing is known of comments that silence model rules."""
     here = [(f.location.line, f.code) for f in findings if f.location.path == source.path]
-    return [unused_suppression(source.path, unused) for unused in source.suppressions.unused(here)]
+    unjudged = () if judged else registry.model_codes()
+    return [unused_suppression(source.path, unused) for unused in source.suppressions.unused(here, unjudged)]
 
 
 def _fix(
