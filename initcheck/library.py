@@ -68,7 +68,7 @@ def analyze(
     started = time.perf_counter()
     args, kwargs = split_inputs(example_inputs)
     traced = trace(model, args, kwargs, mode=mode, name=type(model).__name__)
-    audited = audit(traced, _class_location(type(model)))
+    audited = audit(traced, class_location(type(model)))
     return replace(
         audited.report,
         built_by="live model",
@@ -77,7 +77,7 @@ def analyze(
     )
 
 
-def _class_location(cls: type) -> Location:
+def class_location(cls: type) -> Location:
     """Where a class is defined; its module's name and line 1 if its source cannot be had."""
     from initcheck.tracing.live import class_location
 
