@@ -118,6 +118,13 @@ class _Editor(cst.CSTTransformer):
     def leave_Name(self, original_node: cst.Name, updated_node: cst.Name) -> cst.BaseExpression:
         return self._rewrite(original_node, updated_node, call=False)
 
+    def leave_SimpleStatementLine(
+        self, original_node: cst.SimpleStatementLine, updated_node: cst.SimpleStatementLine
+    ) -> cst.SimpleStatementLine | cst.RemovalSentinel:
+        if self._plan.removals and self._span(original_node.body[0])[:2] in self._plan.removals:
+            return cst.RemoveFromParent()
+        return updated_node
+
     def leave_ClassDef(self, original_node: cst.ClassDef, updated_node: cst.ClassDef) -> cst.ClassDef:
         if not self._plan.insertions:
             return updated_node

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from initcheck.findings import Edit, InsertInit, RewriteCall
 from initcheck.fix.errors import EditError
+from initcheck.fix.leftovers import leftovers
 from initcheck.fix.naming import Names
 from initcheck.fix.target import Target, find_target, targets
 from initcheck.source.file import SourceFile
@@ -20,11 +21,12 @@ class Plan:
 
     rewrites: dict[tuple[int, int, int, int], tuple[Target, RewriteCall]] = field(default_factory=dict)
     imports: list[tuple[ast.alias, RewriteCall]] = field(default_factory=list)
+    removals: set[tuple[int, int]] = field(default_factory=set)
     insertions: dict[tuple[int, int], list[tuple[ast.ClassDef, InsertInit]]] = field(default_factory=dict)
 
     def lines(self) -> set[int]:
-        """First lines of everything that is rewritten or added to."""
-        return {span[0] for span in self.rewrites} | {line for line, _ in self.insertions}
+        """First lines of everything that is rewritten, removed or added to."""
+        return {line for line, *_ in (*self.rewrites, *self.removals, *self.insertions)}
 
     def add(self, target: Target, edit: RewriteCall) -> None:
         """Plan a rewrite, unless another one of the same expression says something else."""
@@ -83,7 +85,7 @@ def make_plan(source: SourceFile, edits: Iterable[Edit]) -> Plan:
             raise EditError(f"it must be made in another file, {edit.location.path}", edit)
         if isinstance(edit, InsertInit):
             node = find_class(source.tree, edit)
-            plan.insertions.setdefault(_header(source, node), []).append((node, edit))
+            plan.insertions.setdefault(_start(source, node), []).append((node, edit))
             continue
         target = find_target(source, every, edit)
         if isinstance(target.node, ast.alias):
@@ -97,6 +99,7 @@ def make_plan(source: SourceFile, edits: Iterable[Edit]) -> Plan:
                 if _is_use(target, alias.name) and target.span not in plan.rewrites:
                     plan.add(target, rename)
     _check_statements(plan)
+    plan.removals.update(_start(source, statement) for statement in leftovers(source, plan.rewrites.values()))
     return plan
 
 
@@ -112,7 +115,7 @@ def _check_statements(plan: Plan) -> None:
                         raise EditError(f"another fix initialises {statement.target} differently", edit)
 
 
-def _header(source: SourceFile, node: ast.ClassDef) -> tuple[int, int]:
+def _start(source: SourceFile, node: ast.stmt) -> tuple[int, int]:
     where = source.location(node)
     return (where.line, where.column)
 

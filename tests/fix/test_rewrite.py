@@ -148,6 +148,27 @@ CASES = {
         "m.weight",
         'import math\nimport torch.nn as nn\nn = 9 * 64\nnn.init.kaiming_normal_(m.weight, nonlinearity="relu")\n',
     ),
+    "tensor method, hand-written He in a loop": (
+        "import math\nimport torch.nn as nn\ndef init(model):\n    for m in model.modules():\n"
+        "        if isinstance(m, nn.Conv2d):\n            n = m.kernel_size[0] * m.out_channels\n"
+        "            m.weight.data.normal_(0, math.sqrt(2. / n))\n",
+        "m.weight.data",
+        "import math\nimport torch.nn as nn\ndef init(model):\n    for m in model.modules():\n"
+        "        if isinstance(m, nn.Conv2d):\n"
+        '            nn.init.kaiming_normal_(m.weight, nonlinearity="relu")\n',
+    ),
+    "an assignment that is read elsewhere stays": (
+        "import torch.nn as nn\ndef init(m):\n    n = m.out_channels\n    m.weight.data.normal_(0, n)\n    return n\n",
+        "m.weight.data",
+        "import torch.nn as nn\ndef init(m):\n    n = m.out_channels\n"
+        '    nn.init.kaiming_normal_(m.weight, nonlinearity="relu")\n    return n\n',
+    ),
+    "an assignment with a call, or a comment, stays": (
+        "import torch.nn as nn\ndef init(m):\n    n = draw()\n    k = 2  # why\n    m.weight.data.normal_(n, k)\n",
+        "m.weight.data",
+        "import torch.nn as nn\ndef init(m):\n    n = draw()\n    k = 2  # why\n"
+        '    nn.init.kaiming_normal_(m.weight, nonlinearity="relu")\n',
+    ),
     "tensor method, no argument": (
         "import torch\nself.fc[0].weight.uniform_()\n",
         "self.fc",
