@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
+import torch._dynamo  # fake tensors import it (2 s) when first used: once, in the server, not in every child
 
 from initcheck.audit import audit
 from initcheck.discovery.candidates import Candidate, candidates
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from initcheck.worker import Emit, FileJob
 
 
-class _NotAnalysed(Exception):
+class _NotAnalysedError(Exception):
     """Why a model could not be analysed, and what would help."""
 
     def __init__(self, reason: str, hint: str = "") -> None:
@@ -51,7 +52,7 @@ def analyse_file(job: FileJob, emit: Emit) -> None:
         emit("begin", candidate.name)
         try:
             emit("report", _analyse(candidate, source, job, emit))
-        except _NotAnalysed as error:
+        except _NotAnalysedError as error:
             emit(
                 "finding",
                 model_not_analysed(
@@ -70,9 +71,9 @@ def _analyse(candidate: Candidate, source: SourceFile, job: FileJob, emit: Emit)
             built.model, inputs.args, inputs.kwargs, mode=job.config.mode, log=built.log, name=candidate.name
         )
     except (BuildError, TraceError) as error:
-        raise _NotAnalysed(str(error)) from error
+        raise _NotAnalysedError(str(error)) from error
     except InputsNotFound as error:
-        raise _NotAnalysed(str(error), getattr(error, "hint", "")) from error
+        raise _NotAnalysedError(str(error), getattr(error, "hint", "")) from error
     traced.inputs = inputs.description
     audited = audit(traced, candidate.location, source)
     for defect in audited.defects:
