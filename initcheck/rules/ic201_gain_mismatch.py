@@ -25,7 +25,7 @@ def _finding(context: ModelContext, culprit: Culprit, verdict: Consequence, rati
     assert verdict.severity is not None
     written = written_gain(culprit.write)
     fed = [use for use in culprit.uses if needed_gain(use) is not None]
-    names = sorted({use.activation or "a linear map" for use in fed})
+    names = sorted({use.activation.name or "a linear map" for use in fed})
     needed = needed_gain(max(fed, key=lambda use: needed_gain(use) or 0.0))
     steps = verdict.steps
     moves = "falls" if verdict.kind == "vanishing" else "grows"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from initcheck.findings import Evidence, Finding, Fix, Location, Severity
 from initcheck.rules.base import ModelContext, finding
 from initcheck.rules.consequence import Consequence, Step, judge
+from initcheck.rules.symmetry import symmetry_of
 from initcheck.rules.writes import (
     agreed,
     as_code,
@@ -89,7 +90,8 @@ def cause_of(context: ModelContext) -> Cause:
 
 def _cause(context: ModelContext) -> Cause:
     consequence = judge(context.trace, context.signal)
-    if consequence.severity is None:
+    symmetric = any(layer.exact for layer in symmetry_of(context).layers)  # IC701 and IC702 name the cause
+    if consequence.severity is None or symmetric:
         return Cause(consequence, (), {}, False)
     culprits = tuple(_culprits(context, consequence))
     residual = consequence.kind == "exploding" and _grows_by_addition(context, consequence)
@@ -195,7 +197,7 @@ def needed_gain(use: WeightUse) -> float | None:
 
     if use.feeds == "activation":
         try:
-            return gain(use.activation)
+            return gain(use.activation.name, use.activation.param)
         except ValueError:
             return None
     return 1.0 if use.feeds in _LINEAR_FEEDS else None
@@ -226,11 +228,11 @@ def _explains(ratio: float, culprit: Culprit, consequence: Consequence) -> bool:
 
 
 def joins_of(context: ModelContext) -> list[tuple[str, float]]:
-    """Std of the stream behind each unnormalised, unscaled residual addition, in order, with the module it is in."""
+    """Std of the stream behind each residual addition of an unnormalised branch, in order, with the module it is in."""
     found = []
     for branch in structure_of(context).branches:
         moments = context.signal.forward.get(branch.join)
-        if moments is not None and not branch.normalised and not branch.scaled:
+        if moments is not None and not branch.normalised:
             found.append((str(branch.join.meta.get("module", "")), moments.std))
     return found
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -126,14 +126,14 @@ class Trial:
         self._mode = mode
         self._copy: Copy | None = None
 
-    def attempt(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Exception | None:
+    def attempt(self, args: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> Exception | None:
         """None if the model runs on these inputs, else what it raised."""
         with random_state_kept(), _quiet():
             try:
                 if self._copy is None:
                     self._copy = fake_copy(self._model, self._mode)
                 recorder = self._copy.recorder(keep_graph=False)
-                given, named = enter_inputs(self._copy, recorder, tuple(args), kwargs)
+                given, named = enter_inputs(self._copy, recorder, tuple(args), kwargs or {})
                 with attributes_kept(self._copy.model), recording(recorder, self._copy.paths):
                     self._copy.model(*given, **named)
             except Exception as error:
