@@ -133,12 +133,7 @@ class MatMul(Rule):
             return self._with_weight(a, b, call.shape)
         if is_weight(a):
             return self._weight_first(a, b, call.shape)
-        dims = self._dims(a, b, call.shape)
-        if a.mixing is not None and a.mixing.dim == len(a.dims) - 1:
-            return mix(b, a.mixing.square, a.mixing.overlap, dims)
-        if b.mixing is not None and b.mixing.dim == len(b.dims) - 2:
-            return mix(transposed(a), b.mixing.square, b.mixing.overlap, dims)
-        return self._scores(a, b, dims)
+        return product(a, b, self._dims(a, b, call.shape))
 
     def _dims(self, a: Value, b: Value, shape: tuple[int, ...]) -> Dims:
         lead = len(shape) - 2
@@ -157,26 +152,6 @@ class MatMul(Rule):
         value = contract(swapped, (len(b.dims) - 1,), Weights(a.mean, a.variance), a.shape[-2])
         return transposed(value)
 
-    def _scores(self, a: Value, b: Value, dims: Dims) -> Value:
-        inner = a.dims[-1]
-        width = math.prod(x.size for x in inner)
-        roles = {x.role for x in inner}
-        if roles <= {"C"}:
-            k = score_kernel(a, b, width, 1.0)
-            mean = a.mean * b.mean * width
-            covariance = k - (mean**2 / width if mean else 0.0)
-            if mean:
-                covariance = (a.second * b.second - (a.mean * b.mean) ** 2) * width
-                covariance = Kernel(covariance.same, covariance.far, covariance.cross, covariance.sample)
-            return Value(dims, mean, covariance, approximate=a.approximate or b.approximate).settled()
-        # positions summed: both factors vary along them (linear attention, gram matrices)
-        ka, kb = a.second, b.second
-        own = ka.same * kb.same - ka.far * kb.far
-        same = width * own + width**2 * ka.far * kb.far
-        mean = a.mean * b.mean * width
-        k = Kernel(same, width**2 * ka.far * kb.far, width * ka.cross * kb.cross, width**2 * ka.sample * kb.sample)
-        return Value(dims, mean, k - mean**2, approximate=True).settled()
-
     def backward(self, call: Call, gradient: Gradient) -> Flow:
         a, b = call.value("input"), call.value("other")
         node_a, node_b = call.node_of("input"), call.node_of("other")
@@ -190,29 +165,57 @@ class MatMul(Rule):
             back = uncontract(g, swapped, (len(b.dims) - 1,), Weights(a.mean, a.variance), a.shape[-2])
             yield node_b, Gradient.fresh(settle(back, b.dims))
             return
-        rows, columns = a.shape[-2], b.shape[-1]
-        if a.mixing is not None and a.mixing.dim == len(a.dims) - 1:
-            m = a.mixing
-            yield node_b, Gradient.fresh(unmix(g, m.square, m.overlap, rows, m.keys, b.dims))
-            own = Kernel(
-                columns * g.same * b.second.same, columns * g.same * b.second.far,
-                columns * g.far * b.second.same, columns * g.far * b.second.far,
-            )  # fmt: skip
-            yield node_a, Gradient.fresh(settle(own, a.dims))
-            return
-        if b.mixing is not None and b.mixing.dim == len(b.dims) - 2:
-            m = b.mixing
-            yield node_a, Gradient.fresh(unmix(g, m.square, m.overlap, columns, m.keys, a.dims))
-            x = transposed(a)
-            own = Kernel(
-                rows * g.same * x.second.same, rows * g.far * x.second.same,
-                rows * g.same * x.second.far, rows * g.far * x.second.far,
-            )  # fmt: skip
-            yield node_b, Gradient.fresh(settle(own, b.dims))
-            return
-        # two activations: the gradient of one is g times the other, summed over the dim that the other brings
-        yield node_a, Gradient.fresh(settle(summed_product(g, b.second, columns, b.dims[-1], first=True), a.dims))
-        yield node_b, Gradient.fresh(settle(summed_product(g, a.second, rows, a.dims[-2], first=False), b.dims))
+        to_a, to_b = product_gradients(g, a, b)
+        yield node_a, Gradient.fresh(settle(to_a, a.dims))
+        yield node_b, Gradient.fresh(settle(to_b, b.dims))
+
+
+def product(a: Value, b: Value, dims: Dims) -> Value:
+    """a @ b of two activations (the last two dims of each)."""
+    if a.mixing is not None and a.mixing.dim == len(a.dims) - 1:
+        return mix(b, a.mixing.square, a.mixing.overlap, dims)
+    if b.mixing is not None and b.mixing.dim == len(b.dims) - 2:
+        return mix(transposed(a), b.mixing.square, b.mixing.overlap, dims)
+    return scores(a, b, dims)
+
+
+def product_gradients(g: Kernel, a: Value, b: Value) -> tuple[Kernel, Kernel]:
+    """Gradients of both operands of ``product``."""
+    rows, columns = a.shape[-2], b.shape[-1]
+    if a.mixing is not None and a.mixing.dim == len(a.dims) - 1:
+        m, v = a.mixing, b.second
+        own = Kernel(columns * g.same * v.same, columns * g.same * v.far, columns * g.far * v.same, columns * g.far * v.far)
+        return own, unmix(g, m.square, m.overlap, rows, m.keys, b.dims)
+    if b.mixing is not None and b.mixing.dim == len(b.dims) - 2:
+        m, v = b.mixing, a.second
+        own = Kernel(rows * g.same * v.same, rows * g.far * v.same, rows * g.same * v.far, rows * g.far * v.far)
+        return unmix(g, m.square, m.overlap, columns, m.keys, a.dims), own
+    # two activations: the gradient of one is g times the other, summed over the dim that the other brings
+    to_a = summed_product(g, b.second, columns, b.dims[-1], first=True)
+    return to_a, summed_product(g, a.second, rows, a.dims[-2], first=False)
+
+
+def scores(a: Value, b: Value, dims: Dims) -> Value:
+    """q k^T and other products of two activations."""
+    inner = a.dims[-1]
+    width = math.prod(x.size for x in inner)
+    roles = {x.role for x in inner}
+    if roles <= {"C"}:
+        k = score_kernel(a, b, width, 1.0)
+        mean = a.mean * b.mean * width
+        covariance = k - (mean**2 / width if mean else 0.0)
+        if mean:
+            covariance = (a.second * b.second - (a.mean * b.mean) ** 2) * width
+            covariance = Kernel(covariance.same, covariance.far, covariance.cross, covariance.sample)
+        return Value(dims, mean, covariance, approximate=a.approximate or b.approximate).settled()
+    # positions summed: both factors vary along them (linear attention, gram matrices)
+    ka, kb = a.second, b.second
+    own = ka.same * kb.same - ka.far * kb.far
+    same = width * own + width**2 * ka.far * kb.far
+    mean = a.mean * b.mean * width
+    k = Kernel(same, width**2 * ka.far * kb.far, width * ka.cross * kb.cross, width**2 * ka.sample * kb.sample)
+    return Value(dims, mean, k - mean**2, approximate=True).settled()
+
 
 
 def summed_product(g: Kernel, x: Kernel, n: int, dim: tuple[Atom, ...], first: bool) -> Kernel:

@@ -467,3 +467,22 @@ def iid_value_like(dims: Dims, table: Value, samples: bool, positions: bool) -> 
     """Independent rows of ``table`` along those roles."""
     k = Kernel.independent(table.variance, samples, positions)
     return Value(dims, table.mean, k).settled()
+
+
+@register
+class WeightNorm(Rule):
+    """w = g v/|v|: each unit's incoming weights get the norm g, E[w²] = E[g²]/fan_in (Salimans & Kingma 2016)."""
+
+    ops = ("weight_norm",)
+    signature = ("v", "g", "dim")
+
+    def forward(self, call: Call) -> Result:
+        v, g = call.value("v"), call.value("g")
+        units = math.prod(shape_of(call.node_of("g")))
+        fan = math.prod(v.shape) / max(units, 1)
+        second = (g.mean**2 + g.variance) / max(fan, 1.0)
+        share = v.mean**2 / (v.mean**2 + v.variance) if v.mean**2 + v.variance > 0 else 0.0
+        mean = math.copysign(math.sqrt(second * share), v.mean * g.mean)
+        variance = second * (1 - share)
+        used = {a.role for a in v.atoms()}
+        return v.fresh(mean=mean, covariance=Kernel.independent(variance, "S" in used, "P" in used), iid=True)

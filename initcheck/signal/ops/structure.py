@@ -12,7 +12,7 @@ import torch.fx
 from initcheck.signal.gradient import Gradient, Term
 from initcheck.signal.kernel import Kernel
 from initcheck.signal.reduce import missing_dims, sum_kernel
-from initcheck.signal.rule import Call, Flow, NotReady, Result, Rule, Unknown, register
+from initcheck.signal.rule import Call, Flow, NotReady, Result, Rule, Unknown, register, shape_of
 from initcheck.signal.value import Atom, Dim, Dims, Role, Value, carried, parameter_roles, regroup, settle
 
 
@@ -687,3 +687,153 @@ class PixelShuffle(Passing):
         )
         k = value.covariance
         return value.viewed(dims).fresh(dims, covariance=Kernel(k.same, k.far, k.cross, k.sample)).settled()
+
+
+@register
+class Unfold(Rule):
+    """unfold: windows of positions side by side; F.unfold puts the taps into the channels, x.unfold into a new dim."""
+
+    ops = ("unfold",)
+    signature = ("input", "dimension", "size", "step")
+
+    def forward(self, call: Call) -> Result:
+        value = call.value("input")
+        shape = call.shape
+        k = value.covariance
+        if len(shape) == len(value.dims) + 1:
+            dim = call.dim(int(call.plain("dimension")), len(value.dims))
+            role: Role = value.dims[dim][0].role if value.dims[dim] else "P"
+            windows: Dim = (Atom(role, shape[dim]),) if shape[dim] > 1 else ()
+            inner: Dim = (Atom(role, shape[-1]),) if shape[-1] > 1 else ()
+            dims = (*value.dims[:dim], windows, *value.dims[dim + 1 :], inner)
+        else:
+            taps = shape[1] // max(value.shape[1], 1)
+            count: Dim = (Atom("P", shape[2]),) if shape[2] > 1 else ()
+            dims = (value.dims[0], (*value.dims[1], *((Atom("P", taps),) if taps > 1 else ())), count)
+        return value.fresh(dims, covariance=Kernel(k.same, k.far, k.cross, k.sample)).settled()
+
+    def backward(self, call: Call, gradient: Gradient) -> Flow:
+        value = call.value("input")
+        k = gradient.collapsed().without_local()
+        uses = math.prod(call.shape) / max(math.prod(value.shape), 1)
+        same = uses * (k.same + max(uses - 1, 0.0) * k.far)
+        cross = uses * (k.cross + max(uses - 1, 0.0) * k.sample)
+        k = Kernel(same, uses**2 * k.far, cross, uses**2 * k.sample)
+        yield call.node_of("input"), Gradient.fresh(settle(k, value.dims))
+
+
+@register
+class Fold(Rule):
+    """F.fold: overlapping windows add up (their overlapping taps taken as independent)."""
+
+    ops = ("fold",)
+    signature = ("input", "output_size", "kernel_size")
+
+    def forward(self, call: Call) -> Result:
+        value = call.value("input")
+        uses = math.prod(value.shape) / max(math.prod(call.shape), 1)
+        roles: tuple[Role, ...] = ("S", "C", "P", "P")
+        dims = tuple((Atom(r, n),) if n > 1 else () for r, n in zip(roles[-len(call.shape) :], call.shape, strict=True))
+        k = value.covariance
+        own = Kernel(uses * k.same, uses**2 * k.far, uses * k.cross, uses**2 * k.sample)
+        return Value(dims, value.mean * uses, own, approximate=True).settled()
+
+    def backward(self, call: Call, gradient: Gradient) -> Flow:
+        value = call.value("input")
+        k = gradient.collapsed()
+        yield call.node_of("input"), Gradient.fresh(settle(Kernel(k.same, k.far, k.cross, k.sample), value.dims))
+
+
+class Written(Rule):
+    """A tensor after a part of it was overwritten: a mixture by share."""
+
+    def parts(self, call: Call) -> tuple[torch.fx.Node, Any, float]:
+        """The tensor, what was written, and to which share of it."""
+        raise NotImplementedError
+
+    def forward(self, call: Call) -> Result:
+        node, written, share = self.parts(call)
+        base = call.of(node)
+        if isinstance(written, torch.fx.Node):
+            new = call.of(written)
+        else:
+            new = Value((), float(written), Kernel.constant(0.0))
+        if share >= 1.0 and new.dims and new.shape == base.shape:
+            return new.viewed(new.dims, new.covariance.profile, new.covariance.local)
+        mean, k = mixture([(share, new), (1.0 - share, base)])
+        anchor = base if not (base.iid or base.constant is not None) or len(new.dims) != len(base.dims) else new
+        dims = anchor.dims if anchor.shape == base.shape else adapted(base, anchor.dims)
+        if base.variance == 0 and base.mean == 0 and new.dims and share < 1:
+            k = Kernel(k.same, k.far, k.cross, k.sample)
+        return Value(dims, mean, k.without_local(), iid=base.iid and (not new.dims or new.iid)).settled()
+
+    def backward(self, call: Call, gradient: Gradient) -> Flow:
+        node, written, share = self.parts(call)
+        k = gradient.collapsed()
+        k = Kernel(k.same, k.far, k.cross, k.sample)
+        base = call.of(node)
+        if not (base.iid or base.constant is not None) and share < 1:
+            yield node, Gradient.fresh(settle(k * (1.0 - share), base.dims))
+        if isinstance(written, torch.fx.Node):
+            new = call.of(written)
+            if not (new.iid or new.constant is not None):
+                yield written, Gradient.fresh(settle(k, new.dims))
+
+
+@register
+class SetItem(Written):
+    """x[index] = value."""
+
+    ops = ("setitem", "copy", "index_copy", "index_put", "scatter", "slice_scatter", "masked_scatter")
+    signature = ("input", "index", "value", "source")
+
+    def parts(self, call: Call) -> tuple[torch.fx.Node, Any, float]:
+        node = call.node.all_input_nodes[0]
+        args = call.node.args
+        if call.op == "copy":
+            return node, args[1], 1.0
+        written = args[-1] if len(args) > 2 else call.node.kwargs.get("src", call.node.kwargs.get("value", 0.0))
+        size = math.prod(call.of(node).shape)
+        if isinstance(written, torch.fx.Node) and call.op != "index_put":
+            return node, written, min(math.prod(shape_of(written)) / max(size, 1), 1.0)
+        return node, written, 0.5
+
+
+@register
+class WriteView(Written):
+    """``base`` after a write to another view of its storage."""
+
+    ops = ("write_view",)
+    signature = ("input", "value")
+
+    def parts(self, call: Call) -> tuple[torch.fx.Node, Any, float]:
+        return call.node_of("input"), call.raw("value"), float(call.node.meta.get("share", 1.0))
+
+
+@register
+class Top(Rule):
+    """topk/sort: the largest of a row: expected order statistics of the part that varies along it."""
+
+    ops = ("topk", "sort")
+    signature = ("input", "k", "dim")
+
+    def forward(self, call: Call) -> Result:
+        from initcheck.signal.ops.reduction import extreme
+
+        value = call.value("input")
+        shape = call.shape
+        taken_value = taken(value, shape)
+        share = math.prod(shape) / max(math.prod(value.shape), 1)
+        if share < 1:
+            inner = max(value.covariance.same - value.covariance.sample, 0.0)
+            level, spread = extreme(max(round(1 / share), 1))
+            k = taken_value.covariance
+            covariance = Kernel(k.sample + inner * spread, k.far * 0 + k.sample, k.sample, k.sample)
+            taken_value = taken_value.fresh(mean=value.mean + level * math.sqrt(inner), covariance=covariance).settled()
+        return (taken_value, Value(taken_value.dims, 0.0, Kernel.constant(0.0), integer=True))
+
+    def backward(self, call: Call, gradient: Gradient) -> Flow:
+        value = call.value("input")
+        share = min(math.prod(call.shape) / max(math.prod(value.shape), 1), 1.0)
+        k = gradient.collapsed() * share
+        yield call.node_of("input"), Gradient.fresh(settle(Kernel(k.same, k.far * share, k.cross * share, k.sample * share), value.dims))
