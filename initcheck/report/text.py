@@ -85,10 +85,12 @@ def _finding(finding: Finding, sources: Mapping[str, str], config: Config) -> li
     gutter = " " * len(str(finding.location.line)) + " "
     body = _Body(gutter, config.width)
     lines += [*body.plain(more), *excerpt(finding.location, sources, config.width, style)]
+    last = _line(finding.location)
     for evidence in finding.evidence:
-        place = evidence.location
-        at = f"  ({place.path}:{place.line})" if place is not None and _elsewhere(place, finding.location) else ""
+        line = _line(evidence.location)
+        at = f"  ({line})" if line and line != last else ""
         lines += body.item("=", printable(evidence.text) + at, "")
+        last = line or last
     if finding.suggestion:
         lines += body.item("help:", printable(finding.suggestion), "green")
     if finding.fix is not None:
@@ -97,8 +99,8 @@ def _finding(finding: Finding, sources: Mapping[str, str], config: Config) -> li
     return lines
 
 
-def _elsewhere(place: Location, other: Location) -> bool:
-    return (place.path, place.line) != (other.path, other.line)
+def _line(place: Location | None) -> str:
+    return "" if place is None else f"{place.path}:{place.line}"
 
 
 class _Body:
@@ -174,16 +176,15 @@ def _fixes(files: Iterable[FileResult]) -> list[Text]:
             continue
         done = "fixed" if file.fixes.written else "would fix"
         for finding in file.fixes.applied:
-            what = finding.fix.description if finding.fix is not None else finding.message
-            lines.append(_fix_line(finding, done, "bold green", what))
+            lines.append(_fix_line(finding, done, "bold green"))
         for finding, reason in file.fixes.refused:
-            lines.append(_fix_line(finding, "not fixed", "bold yellow", reason))
+            lines.append(_fix_line(finding, "not fixed", "bold yellow", f": {reason}"))
     return lines
 
 
-def _fix_line(finding: Finding, done: str, style: str, text: str) -> Text:
-    text = printable(text).replace("\n", " ")
-    return Text.assemble((str(finding.location), "bold"), f": {finding.code} ", (done, style), f": {text}")
+def _fix_line(finding: Finding, done: str, style: str, reason: str = "") -> Text:
+    reason = printable(reason).replace("\n", " ")
+    return Text.assemble((str(finding.location), "bold"), f": {finding.code} [{finding.name}] ", (done, style), reason)
 
 
 def _statistics(findings: Iterable[Finding]) -> list[Text]:

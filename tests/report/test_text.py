@@ -187,8 +187,8 @@ def test_on_a_narrow_terminal_the_measured_table_is_one_for_each_direction() -> 
 def test_what_became_of_the_fixes_is_said_with_reasons() -> None:
     fixes = FixSummary((samples.DEPRECATED,), ((samples.VANISHING, "another finding would come up"),), "", written=True)
     shown = text(samples.run(fixes=fixes), fix=True)
-    assert "models/deep.py:10:19: IC801 fixed: rename it to xavier_uniform_" in shown
-    assert "models/deep.py:8:39: IC202 not fixed: another finding would come up" in shown
+    assert "models/deep.py:10:19: IC801 [deprecated-init-name] fixed" in shown
+    assert "models/deep.py:8:39: IC202 [forward-vanishing] not fixed: another finding would come up" in shown
     assert "Fixed 1 finding." in shown
 
 
@@ -197,7 +197,7 @@ def test_diff_puts_the_diff_alone_on_stdout_and_the_rest_beside_it() -> None:
     result = samples.run(fixes=FixSummary((samples.DEPRECATED,), (), diff))
     assert text(result, diff=True) == diff
     assert re.sub(r"\x1b\[\d+m", "", text(result, diff=True, color=True)) == diff
-    assert "IC801 would fix: rename it" in closing(result, Config(diff=True))
+    assert "IC801 [deprecated-init-name] would fix" in closing(result, Config(diff=True))
     assert closing(result, Config()) == ""
 
 
