@@ -15,7 +15,7 @@ from initcheck.rules import registry
 from initcheck.rules.ic001_unparsable_file import unparsable
 from initcheck.rules.ic004_unused_suppression import unused_suppression
 from initcheck.source.file import SourceError, SourceFile
-from initcheck.worker import FileJob, analyse_isolated
+from initcheck.worker import INTERRUPTED, FileJob, analyse_isolated
 
 Tell = Callable[[str], None]
 
@@ -53,12 +53,17 @@ def run(paths: Sequence[str | Path], config: Config, tell: Tell | None = None) -
             return f"{path}: cannot be read: {error.strerror or error}"
 
     results: list[FileResult] = []
+    INTERRUPTED.clear()
     with ThreadPoolExecutor(max_workers=max(1, config.jobs)) as pool:
-        for outcome in pool.map(one, files):
-            if isinstance(outcome, str):
-                errors.append(outcome)
-            else:
-                results.append(outcome)
+        try:
+            for outcome in pool.map(one, files):
+                if isinstance(outcome, str):
+                    errors.append(outcome)
+                else:
+                    results.append(outcome)
+        except BaseException:
+            INTERRUPTED.set()  # else the pool waits for every child's timeout
+            raise
     errors.extend(f"defect in initcheck: {defect}" for result in results for defect in result.defects)
     result = RunResult(tuple(results), tuple(errors), time.perf_counter() - started)
     return Run(result, reader.texts(result))

@@ -13,6 +13,8 @@ import multiprocessing.connection
 import os
 import signal
 import sys
+import threading
+import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -51,6 +53,16 @@ class _Progress:
 
 Emit = Callable[[str, Any], None]
 """How the child speaks: ("begin", model name), ("report", Report), ("finding", Finding), ("defect", text), ("debug", text)."""
+
+
+class InterruptedRunError(Exception):
+    """The run is over: raised in the threads that still wait for a child."""
+
+
+INTERRUPTED = threading.Event()
+"""Set by the engine when the run is broken off (Ctrl-C), so that no thread goes on waiting for its child."""
+
+_ATTENTION = 0.2  # seconds between two looks at INTERRUPTED
 
 
 def analyse_isolated(job: FileJob, tell: Callable[[str], None] | None = None) -> FileResult:
@@ -110,7 +122,7 @@ def _listen(
 ) -> str | None:
     limit = job.config.timeout
     while True:
-        if not receiver.poll(limit + (30.0 if not progress.current else 0.0)):
+        if not _arrives(receiver, limit + (30.0 if not progress.current else 0.0)):
             return f"took longer than {limit:g} s (raise it with --timeout)"
         try:
             kind, value = receiver.recv()
@@ -132,6 +144,17 @@ def _listen(
             progress.defects.append(value)
         elif kind == "debug":
             progress.debug.append(value)
+
+
+def _arrives(receiver: Connection, seconds: float) -> bool:
+    """Whether a message (or the end of the child) comes in that time."""
+    end = time.monotonic() + seconds
+    while not receiver.poll(min(_ATTENTION, max(end - time.monotonic(), 0.0))):
+        if INTERRUPTED.is_set():
+            raise InterruptedRunError
+        if time.monotonic() >= end:
+            return False
+    return True
 
 
 def _why_it_died(code: int | None) -> str:
@@ -169,17 +192,21 @@ def _context() -> Any:
     return _CONTEXT[0]
 
 
+_MAIN_LOCK = threading.Lock()  # several threads start children
+
+
 @contextlib.contextmanager
 def _main_module_hidden() -> Any:
     """Keep multiprocessing from importing the caller's ``__main__`` again in the child: it may be any script."""
-    main = sys.modules.get("__main__")
-    blank = type(sys)("__main__")
-    sys.modules["__main__"] = blank
-    try:
-        yield
-    finally:
-        if main is not None:
-            sys.modules["__main__"] = main
+    with _MAIN_LOCK:
+        main = sys.modules.get("__main__")
+        blank = type(sys)("__main__")
+        sys.modules["__main__"] = blank
+        try:
+            yield
+        finally:
+            if main is not None:
+                sys.modules["__main__"] = main
 
 
 def _child_main(job: FileJob, sender: Connection) -> None:
