@@ -1,4 +1,4 @@
-"""Assignments that only fed arguments which a rewrite drops: ``n = k * k * c`` before ``normal_(0, sqrt(2 / n))``."""
+"""What a rewrite leaves behind when it drops arguments: assignments, and parameters of helpers, that only fed them."""
 
 from __future__ import annotations
 
@@ -6,20 +6,49 @@ import ast
 from collections.abc import Iterable, Iterator
 
 from initcheck.findings import RewriteCall
+from initcheck.fix.errors import EditError
 from initcheck.fix.target import Kind, Target
 from initcheck.source.file import SourceFile
 
 _FUNCTION = (ast.FunctionDef, ast.AsyncFunctionDef)
-_PURE = (ast.BinOp, ast.UnaryOp, ast.Attribute, ast.Subscript, ast.Name, ast.Constant, ast.Tuple, ast.operator)
-_PURE_TOO = (ast.unaryop, ast.expr_context)
+_PURE = (
+    *(ast.BinOp, ast.UnaryOp, ast.Attribute, ast.Subscript, ast.Name, ast.Constant, ast.Tuple, ast.IfExp, ast.Call),
+    *(ast.operator, ast.unaryop, ast.expr_context, ast.keyword),
+)
+_PURE_FUNCTIONS = frozenset(
+    {"sqrt", "pow", "log", "exp", "prod", "size", "numel", "dim", "len", "float", "int", "max", "min", "abs", "sum"}
+    | {"calculate_gain", "_calculate_fan_in_and_fan_out", "_calculate_correct_fan"}
+)
+"""By last name; ``math.sqrt``, ``np.prod``, ``weight.size``."""
 
 
 def leftovers(source: SourceFile, rewritten: Iterable[tuple[Target, RewriteCall]]) -> list[ast.Assign]:
-    """Assignments to a local name, without side effects, that nothing reads once the arguments are gone."""
-    arguments = [argument for target, edit in rewritten for argument in _dropped(target, edit)]
+    """Assignments to a local name, without side effects, that nothing reads once the arguments are gone.
+
+    Raises:
+        EditError: a parameter of a function would be read no more; what its callers ask for would be ignored.
+    """
+    pairs = list(rewritten)
+    arguments = [argument for target, edit in pairs for argument in _dropped(target, edit)]
     dropped = {id(node) for argument in arguments for node in ast.walk(argument)}
-    functions = (node for node in ast.walk(source.tree) if isinstance(node, _FUNCTION))
-    return [found for function in functions for found in _idle(source, function, dropped)] if dropped else []
+    if not dropped:
+        return []
+    functions = [node for node in ast.walk(source.tree) if isinstance(node, _FUNCTION)]
+    for function in functions:
+        _check_parameters(function, dropped, pairs[0][1])
+    return [found for function in functions for found in _idle(source, function, dropped)]
+
+
+def _check_parameters(function: ast.FunctionDef | ast.AsyncFunctionDef, dropped: set[int], edit: RewriteCall) -> None:
+    names = [node for node in ast.walk(function) if isinstance(node, ast.Name)]
+    for argument in (*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs):
+        reads = [id(node) in dropped for node in names if node.id == argument.arg]
+        if reads and all(reads):
+            raise EditError(
+                f"parameter {argument.arg} of {function.name} would be without effect; "
+                f"give {function.name} another {argument.arg} where it is called",
+                edit,
+            )
 
 
 def _dropped(target: Target, edit: RewriteCall) -> list[ast.expr]:
@@ -49,12 +78,19 @@ def _idle(source: SourceFile, function: ast.AST, dropped: set[int]) -> Iterator[
 
 
 def _assigns(node: ast.AST, name: str) -> bool:
-    """``name = <expression without calls>``."""
+    """``name = <expression without side effects>``."""
     if not isinstance(node, ast.Assign) or len(node.targets) != 1:
         return False
     target = node.targets[0]
-    pure = all(isinstance(part, (*_PURE, *_PURE_TOO)) for part in ast.walk(node.value))
-    return isinstance(target, ast.Name) and target.id == name and pure
+    return isinstance(target, ast.Name) and target.id == name and all(map(_is_pure, ast.walk(node.value)))
+
+
+def _is_pure(node: ast.AST) -> bool:
+    if isinstance(node, ast.Call):
+        function = node.func
+        last = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+        return last in _PURE_FUNCTIONS
+    return isinstance(node, _PURE)
 
 
 def _alone(source: SourceFile, statement: ast.AST) -> bool:

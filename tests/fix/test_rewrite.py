@@ -157,6 +157,13 @@ CASES = {
         "        if isinstance(m, nn.Conv2d):\n"
         '            nn.init.kaiming_normal_(m.weight, nonlinearity="relu")\n',
     ),
+    "hand-written fan": (
+        "import math\nimport torch.nn as nn\ndef reset(self):\n    stdv = 1. / math.sqrt(self.weight.size(1))\n"
+        "    self.weight.data.uniform_(-stdv, stdv)\n",
+        "self.weight.data",
+        "import math\nimport torch.nn as nn\ndef reset(self):\n"
+        '    nn.init.kaiming_normal_(self.weight, nonlinearity="relu")\n',
+    ),
     "an assignment that is read elsewhere stays": (
         "import torch.nn as nn\ndef init(m):\n    n = m.out_channels\n    m.weight.data.normal_(0, n)\n    return n\n",
         "m.weight.data",
@@ -277,6 +284,15 @@ def test_renaming(before, marked, after):
 def test_what_cannot_be_rewritten_is_refused_with_a_reason(text, location, reason):
     with pytest.raises(EditError, match=reason):
         apply_edits(text, "net.py", [RewriteCall(location, "kaiming_normal_", RELU)])
+
+
+def test_a_helper_keeps_the_parameters_that_its_callers_give():
+    """``layer_init(layer, std=0.01)`` would be ignored if the helper no longer read ``std``."""
+    text = "from torch import nn\ndef layer_init(layer, std=1.4):\n    nn.init.orthogonal_(layer.weight, std)\n"
+    edit = RewriteCall(Location("net.py", 3), "kaiming_normal_", RELU)
+    with pytest.raises(EditError, match="parameter std of layer_init would be without effect"):
+        apply_edits(text, "net.py", [edit])
+    assert "kaiming" in apply_edits(text + "    print(std)\n", "net.py", [edit])
 
 
 def test_a_line_without_columns_is_enough_if_one_call_stands_there():
