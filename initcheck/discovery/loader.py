@@ -295,8 +295,14 @@ def describe(error: BaseException, path: str) -> str:
     text = f"{type(error).__name__}: {text}" if text else type(error).__name__
     if len(text) > 300:
         text = text[:297] + "..."
+    line = line_in(error, path)
+    return text if line is None else f"{text}, at {Path(path).name}:{line}"
+
+
+def line_in(error: BaseException, path: str) -> int | None:
+    """The last line of the file ``path`` on the way to where ``error`` was raised."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _same(frame.filename, path)]
-    return f"{text}, at {Path(path).name}:{frames[-1].lineno}" if frames else text
+    return frames[-1].lineno if frames else None
 
 
 def _same(one: str, other: str) -> bool:
