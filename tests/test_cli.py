@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -385,3 +386,22 @@ def test_rules_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["rules", "--output-format", "json"]) == 0
     listed: list[dict[str, Any]] = json.loads(capsys.readouterr().out)
     assert {"code", "name", "severity", "by_consequence", "level", "fix", "summary"} == set(listed[0])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT to a process alone")
+def test_an_interrupt_does_not_wait_for_a_model_that_hangs(tmp_path: Path) -> None:
+    (tmp_path / "hangs.py").write_text(
+        "import time\nfrom torch import nn\n\n\nclass Net(nn.Module):\n"
+        "    def __init__(self):\n        super().__init__()\n        self.fc = nn.Linear(3, 3)\n"
+        "        time.sleep(1000)\n\n"
+        "    def forward(self, x):\n        return self.fc(x)\n"
+    )
+    root = str(Path(engine.__file__).parent.parent)
+    command = [sys.executable, "-m", "initcheck", "hangs.py", "--timeout", "900"]
+    environment = {**os.environ, "PYTHONPATH": root}
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        assert any(b"Net" in line for line in process.stderr)  # progress tells that its constructor runs
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
