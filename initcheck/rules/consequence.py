@@ -5,47 +5,55 @@ in one number, the *reach*
 
     B_l = s_l * |g_l| / |g_ref|
 
-with s_l the std of the layer's output that depends on the input (sqrt(v_s + v_p)), |g_l| the norm over the units of the
-gradient with respect to that output, and |g_ref| that norm behind the head (the gradient at the output times the head's
-own scale, so that a small head, which is good practice, costs nothing). For a positively homogeneous chain (ReLU, linear)
-B_l is the same at every layer: the product of all forward gains before l and of all backward gains behind it; a norm
-layer leaves it alone. So the largest B_l over the layers is small only if *every* way through the net is cut, and a
-zero-initialised branch, a gate or an auxiliary head does not disturb it.
+the scale of its weights' gradient: s_l is the std of the layer's input that depends on the model's input (sqrt(v_s + v_p)),
+|g_l| the norm over the units of the gradient with respect to its output, and |g_ref| that norm behind the head (the
+gradient at the output times the head's own scale, so that a small head, which is good practice, costs nothing). For a
+chain of positively homogeneous layers (ReLU, linear) B_l is the same at every layer: the product of all forward gains
+before l and of all backward gains behind it; a norm layer leaves it alone. So the largest B_l over the layers is small
+only if *every* way through the net is cut, and a zero-initialised branch, a gate or an auxiliary head does not disturb it.
 
-The thresholds come from training runs of about a hundred small nets, 500 steps (convolutions 250) each with SGD with
-momentum .9 at learning rates .001, .01, .1 and with Adam at .0001, .001, .01, on ten noisy Gaussian clusters ("k of 6": how
-many of these reach 70 % accuracy):
+The thresholds come from training runs of some hundred small nets, 500 steps each (convolutions 250), with SGD with momentum
+.9 at learning rates .001, .01, .1 and with Adam at .0001, .001, .01, on ten noisy Gaussian clusters; "k of 6" of these
+reach 70 % accuracy. Reach and share (the input-dependent part of a layer's scale, smallest over the layers) as predicted:
 
 =============================  ========  ========  =============================
 net                            reach     share     learns under
 =============================  ========  ========  =============================
-ReLU, default init, depth 5    4e-3      5e-2      5 of 6
-ReLU, default init, depth 8    3e-4      5e-3      3 of 6, none of SGD
-ReLU, default init, depth 10   4e-5      6e-4      3 of 6, none of SGD
-ReLU, default init, depth 15   4e-7      1e-5      2 of 6, after 278 steps or more
-VGG16, default init, no norm   3e-7      5e-6      0 of 6
-ReLU, default init, depth 30   5e-13     1e-9      0 of 6
-ReLU, Xavier, depth 20         2e-4      .4        4 of 6, SGD after 398 steps
-ReLU, Xavier, depth 30         9e-6      .3        2 of 6, none of SGD
-ReLU, gain .6 of He, depth 30  5e-8      .3        2 of 6, after 371 steps or more
-ReLU, var .01, 50 x 100        7e-9      .3        0 of 6
-ReLU, gain .5 of He, depth 30  2e-10     .3        0 of 6
-ReLU, std .01, depth 5         6e-7      .5        2 of 6 (a short chain recovers)
-ReLU, std .001, depth 5        6e-12     .5        1 of 6
-ReLU, 1.5 of He, depth 10      9e1       .4        4 of 6
-ReLU, twice He, depth 10       2e3       .4        3 of 6, none of SGD
-ReLU, 1.5 of He, depth 30      2e5       .3        2 of 6, none of SGD
-ReLU, thrice He, depth 30      4e14      .3        1 of 6, after 441 steps
-ReLU, var .1, 50 x 100         2e17      .3        0 of 6
-tanh, std 3 sqrt(2/n), 10      1e2       1         6 of 6
-tanh, std 10 sqrt(2/n), 5      8e2       1         4 of 6
-tanh, std 10 sqrt(2/n), 10     1e5       1         0 of 6
-tanh, default init, depth 20   5e-6      8e-5      0 of 6
-sigmoid, default, depth 3      1e-3      6e-3      3 of 6
-sigmoid, default, depth 5      2e-5      7e-5      0 of 6
-norm-free residual, He, 8      4e1       .5        5 of 6
-norm-free residual, He, 32     7e4       .4        3 of 6, none of SGD
-norm-free residual, He, 50     3e7       .4        1 of 6
+ReLU, default init, depth 5    2e-2      2e-1      5 of 6
+ReLU, default init, depth 8    1e-3      9e-3      3 of 6, none of SGD
+ReLU, default init, depth 10   2e-4      2e-3      3 of 6, none of SGD
+ReLU, default init, depth 15   2e-6      2e-5      2 of 6, after 278 steps or more
+ReLU, default init, depth 20   2e-8      2e-7      1 of 6, after 394 steps
+ReLU, default init, depth 30   2e-12     0         0 of 6
+VGG16, default init, no norm   2e-6      3e-5      0 of 6
+ReLU, Xavier, depth 20         1e-3      .2        4 of 6, SGD after 398 steps
+ReLU, Xavier, depth 30         4e-5      .2        2 of 6, none of SGD
+ReLU, Xavier, depth 50         4e-8      .1        1 of 6, after 497 steps
+ReLU, gain .6 of He, depth 30  2e-7      .2        2 of 6, after 371 steps or more
+ReLU, var .01, 50 x 100        3e-8      .1        0 of 6
+ReLU, gain .5 of He, depth 30  1e-9      .2        0 of 6
+ReLU, std .01, depth 5         2e-5      .6        2 of 6 (a short chain recovers)
+ReLU, std .001, depth 5        2e-9      .6        1 of 6
+tanh, default init, depth 10   5e-3      4e-2      4 of 6
+tanh, default init, depth 20   2e-5      2e-4      0 of 6
+sigmoid, Xavier, depth 5       9e-4      4e-3      2 of 6, none of SGD
+sigmoid, default, depth 5      9e-5      7e-4      0 of 6 (two on the way)
+sigmoid, Xavier, depth 8       1e-5      5e-5      0 of 6
+ReLU, 1.5 of He, depth 10      6e1       .4        4 of 6
+ReLU, std .5, depth 5          5e2       .6        4 of 6
+ReLU, twice He, depth 10       1e3       .4        3 of 6, none of SGD
+ReLU, 1.5 of He, depth 30      2e5       .2        2 of 6, none of SGD
+ReLU, twice He, depth 30       1e9       .2        1 of 6
+ReLU, thrice He, depth 30      2e14      .2        1 of 6, after 441 steps
+ReLU, var .1, 50 x 100         3e17      .1        0 of 6
+tanh, std 3 sqrt(2/n), 10      9e1       1         6 of 6
+tanh, std 10 sqrt(2/n), 5      2e2       1         4 of 6
+tanh, std 30 sqrt(2/n), 5      2e3       1         1 of 6
+tanh, std 10 sqrt(2/n), 10     3e4       1         0 of 6
+norm-free residual, He, 8      2e1       .5        5 of 6
+norm-free residual, He, 16     4e2       .2        4 of 6
+norm-free residual, He, 32     6e4       .2        3 of 6, none of SGD
+norm-free residual, He, 50     3e7       .1        1 of 6
 =============================  ========  ========  =============================
 """
 
@@ -64,28 +72,28 @@ if TYPE_CHECKING:
     from initcheck.tracing.trace import Trace
 
 VANISHING_INFO = 1e-2
-VANISHING_WARNING = 1e-4
-VANISHING_ERROR = 1e-8
+VANISHING_WARNING = 3e-4
+VANISHING_ERROR = 5e-8
 """Reach below which no optimiser recovers a chain of at least ``LONG_CHAIN`` layers."""
 
 SHORT_CHAIN_ERROR = 1e-16
 LONG_CHAIN = 8
 """In a shorter chain Adam's steps, which do not shrink with the gradient, soon replace the weights."""
 
-DEAD_SHARE = 7e-6
+DEAD_SHARE = 1e-5
 """Input-dependent part of a layer's scale below which biases drown the input for good (fp32 resolves 6e-8)."""
 
-DEAD_SHARE_BOUNDED = 1e-4
+DEAD_SHARE_BOUNDED = 5e-4
 """Likewise under activations that saturate: there the biases also fix every unit's working point."""
 
 _BOUNDED = frozenset({"tanh", "sigmoid", "softsign", "hardtanh", "hardsigmoid"})
 
 EXPLODING_INFO = 1e2
 EXPLODING_WARNING = 1e3
-EXPLODING_ERROR = 1e12
+EXPLODING_ERROR = 1e15
 
-BOUNDED_WARNING = 1e3
-BOUNDED_ERROR = 3e4
+BOUNDED_WARNING = 5e2
+BOUNDED_ERROR = 1e4
 """Where activations are bounded the forward scale cannot grow: reach counts the gradient alone, and saturation with it."""
 
 NORMALISED_WARNING = 1e5
@@ -95,6 +103,9 @@ NORMALISED_ERROR = 1e10
 PART = 1e-2
 """A direction is named when it contributes at least this factor to the fall (its inverse to the growth)."""
 
+RESOLUTION = 1e-8
+"""Shares below this are rounding noise of the prediction: zero."""
+
 LARGEST = {"float16": 65504.0, "bfloat16": 3.3895e38, "float32": 3.4028e38, "float64": 1.7977e308}
 NORMS = ("BatchNorm", "LayerNorm", "GroupNorm", "InstanceNorm", "RMSNorm", "LocalResponseNorm")
 
@@ -103,7 +114,7 @@ NORMS = ("BatchNorm", "LayerNorm", "GroupNorm", "InstanceNorm", "RMSNorm", "Loca
 class Step:
     """One layer of the trunk: its row, its reach, and what it made of the signal and of the gradient.
 
-    ``forward``: s_l / s_(l-1); ``backward``: |g_(l-1)| / |g_l| (for the last layer before the head: against the reference).
+    ``forward``: s_l / s_(l-1) of the outputs; ``backward``: |g_l| / |g_(l+1)| (of the last layer: / |g_ref|).
     """
 
     row: LayerRow
@@ -112,6 +123,8 @@ class Step:
     gradient: float
     forward: float
     backward: float
+    share: float
+    """Input-dependent part of the layer's scale."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,26 +159,23 @@ def judge(trace: Trace, signal: Signal) -> Consequence:
         return NOTHING
     head = _head(rows)
     hidden = rows[: rows.index(head)]
-    if not hidden:
-        return NOTHING
     reference = _reference(head)
-    steps = _steps(hidden, reference)
+    steps = _steps(hidden, reference, signal)
     if not steps:
         return NOTHING
     reach = max(step.reach for step in steps)
-    share = _share(steps)
+    share = min((step.share for step in steps), default=1.0)
     overflow = _overflow(trace, signal.layers)
     if overflow:
-        return Consequence("exploding", Severity.ERROR, reach, True, False, steps, overflow, share)
+        grown = max(s.gradient for s in steps) > 1 / PART
+        return Consequence("exploding", Severity.ERROR, reach, True, grown, steps, overflow, share)
     low = _vanishing(reach, share, steps)
     if low is not None and reach > 0:
-        first, last = steps[0], steps[-1]
-        forward = min(s.sample_std for s in steps) < PART * _entry(first)
-        backward = reference > 0 and first.gradient > 0 and first.gradient < PART * max(last.gradient, reference)
+        forward = min(s.sample_std for s in steps) < PART * _entry(steps[0])
+        backward = 0 < steps[0].gradient < PART * max(steps[-1].gradient, 1.0)
         return Consequence("vanishing", low, reach, forward or not backward, backward, steps, "", share)
-    high = _exploding(reach, steps, rows, any(row.kind.startswith(NORMS) for row in signal.layers))
+    high = _exploding(reach, rows, any(row.kind.startswith(NORMS) for row in signal.layers))
     if high is not None:
-        first, last = steps[0], steps[-1]
         forward = max(s.row.forward_std or 0.0 for s in steps) > 1 / PART
         backward = max(s.gradient for s in steps) > 1 / PART
         return Consequence("exploding", high, reach, forward or not backward, backward, steps, "", share)
@@ -182,68 +192,97 @@ def _head(rows: Sequence[LayerRow]) -> LayerRow:
     return next((row for row in reversed(rows) if row.grad_std), rows[-1])
 
 
-def _units(row: LayerRow) -> float:
-    """Elements of one sample's output."""
-    return float(math.prod(row.output_shape[1:])) if len(row.output_shape) > 1 else 1.0
-
-
 def _norm(row: LayerRow) -> float:
-    return (row.grad_std or 0.0) * math.sqrt(_units(row))
+    """Norm of the gradient over the elements of one sample's output."""
+    return (row.grad_std or 0.0) * math.sqrt(math.prod(row.output_shape[1:]))
 
 
 def _reference(head: LayerRow) -> float:
-    """Norm of the gradient that a head of unit gain would hand to the features: a smaller head is left out of account."""
+    """Norm of the gradient that a head of unit gain would hand to the features: how small the head is does not count."""
     gain = 1.0
     if head.weight_std is not None and head.fan_in:
         gain = min(1.0, head.weight_std * math.sqrt(head.fan_in))
     return _norm(head) * gain
 
 
-def _steps(hidden: Sequence[LayerRow], reference: float) -> tuple[Step, ...]:
-    """The trunk: layers whose reach is within a factor 1000 of the largest. Behind a zero head: the forward half alone."""
-    found = []
-    for row in hidden:
-        gradient = _norm(row) / reference if reference > 0 else 1.0
-        found.append((row, (row.sample_std or 0.0) * gradient, gradient))
-    if not found:
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    row: LayerRow
+    entry: float
+    gradient: float
+    share: float
+
+    @property
+    def reach(self) -> float:
+        return self.entry * self.gradient
+
+
+def _steps(hidden: Sequence[LayerRow], reference: float, signal: Signal) -> tuple[Step, ...]:
+    """The trunk: layers whose reach is within a factor 1000 of the largest, and those that the input no longer reaches.
+
+    Behind a zero head nothing comes back yet: the forward half alone decides, by what the head will see.
+    """
+    layers = [
+        _Layer(row, _input_std(row, signal), _norm(row) / reference if reference > 0 else 1.0, _share(row))
+        for row in hidden
+    ]
+    if not layers:
         return ()
     if reference > 0:
-        largest = max(reach for _, reach, _ in found)
-    else:  # nothing comes back through a zero head yet: what it will see decides
-        largest = found[-1][1]
-    trunk = [item for item in found if item[1] >= 1e-3 * largest] if reference > 0 else found
+        largest = max((layer.reach for layer in layers if layer.share >= RESOLUTION), default=0.0)
+        trunk = [
+            layer
+            for layer in layers
+            if (layer.reach >= 1e-3 * largest or layer.share < RESOLUTION) and layer.row.forward_std
+        ]
+    else:
+        largest = layers[-1].row.sample_std or 0.0
+        trunk = layers
     steps = []
-    before: LayerRow | None = None
-    for index, (row, reach, gradient) in enumerate(trunk):
-        std = row.sample_std or 0.0
-        entry = (before.sample_std or 0.0) if before is not None else 0.0
-        after = trunk[index + 1][2] if index + 1 < len(trunk) else 1.0
+    for index, layer in enumerate(trunk):
+        std = layer.row.sample_std or 0.0
+        before = (trunk[index - 1].row.sample_std or 0.0) if index else layer.entry
+        after = trunk[index + 1].gradient if index + 1 < len(trunk) else 1.0
+        resolved = layer.share >= RESOLUTION
         steps.append(
             Step(
-                row,
-                reach if reference > 0 else largest,
+                layer.row,
+                (layer.reach if resolved else 0.0) if reference > 0 else largest,
                 std,
-                gradient,
-                std / entry if entry > 0 else min(std, 1.0) if before is None else 1.0,
-                gradient / after if after > 0 else 1.0,
+                layer.gradient,
+                std / before if before > 0 and resolved else 1.0,
+                layer.gradient / after if after > 0 else 1.0,
+                layer.share,
             )
         )
-        before = row
     return tuple(steps)
 
 
+def _input_std(row: LayerRow, signal: Signal) -> float:
+    """The input-dependent std of what the layer reads; of what it gives, where that is not known (embeddings)."""
+    node = signal.layer_nodes.get(row.name)
+    own = row.sample_std or 0.0
+    if node is None or "Embedding" in row.kind:
+        return own
+    at = node
+    while at.op == "call_function" and (at is node or at.meta.get("module") == row.name):
+        inputs = [n for n in at.all_input_nodes if n.op != "get_attr"]
+        if not inputs:
+            return own
+        at = inputs[0]
+    moments = signal.forward.get(at)
+    return moments.sample_std if moments is not None and moments.sample_std > 0 else own
+
+
 def _entry(first: Step) -> float:
-    """Scale at which the signal enters: inputs are N(0, 1); an embedding sets its own."""
-    return max(first.sample_std, 1.0) if "Embedding" not in first.row.kind else first.sample_std
+    """Scale at which the signal enters the trunk: inputs are N(0, 1); an embedding sets its own."""
+    return first.sample_std if "Embedding" in first.row.kind else max(first.sample_std, 1.0)
 
 
-def _share(steps: Sequence[Step]) -> float:
-    shares = []
-    for step in steps:
-        total = math.hypot(step.row.forward_std or 0.0, step.row.forward_mean or 0.0)
-        if total > 0:
-            shares.append(step.sample_std / total)
-    return min(shares, default=1.0)
+def _share(row: LayerRow) -> float:
+    """Input-dependent part of the layer's scale; 1 for an output that is all zero, of which there is nothing to say."""
+    total = math.hypot(row.forward_std or 0.0, row.forward_mean or 0.0)
+    return (row.sample_std or 0.0) / total if total > 0 else 1.0
 
 
 def _vanishing(reach: float, share: float, steps: Sequence[Step]) -> Severity | None:
@@ -257,7 +296,7 @@ def _vanishing(reach: float, share: float, steps: Sequence[Step]) -> Severity | 
     return Severity.INFO if reach < VANISHING_INFO else None
 
 
-def _exploding(reach: float, steps: Sequence[Step], rows: Sequence[LayerRow], normalised: bool) -> Severity | None:
+def _exploding(reach: float, rows: Sequence[LayerRow], normalised: bool) -> Severity | None:
     grows = max(row.forward_std or 0.0 for row in rows) > EXPLODING_INFO
     if normalised:
         warning, error = NORMALISED_WARNING, NORMALISED_ERROR

@@ -351,18 +351,26 @@ class _Run:
                 yield Symmetric(weight.record, node, weight.units, weight.rows is ZERO, exact, delta is ZERO)
 
     def _is_hidden(self, node: torch.fx.Node) -> bool:
-        """Whether the output is read by weights alone, through activations and norms: no residual branch, gate or head."""
-        queue, seen, read = list(node.users), {node}, False
+        """Whether other weights, and nothing else, read the output, behind an activation or norm.
+
+        Not so in a residual branch, a gate or a head, nor for one factor of a product of matrices.
+        """
+        bent = _ODD | _DEAD_AT_ZERO | _NORMS | {"sigmoid", "softplus"}
+        queue = [(user, False) for user in node.users]
+        seen: set[tuple[torch.fx.Node, bool]] = set()
+        read = False
         while queue:
-            user = queue.pop()
-            if user in seen:
+            user, nonlinear = queue.pop()
+            if (user, nonlinear) in seen:
                 continue
-            seen.add(user)
+            seen.add((user, nonlinear))
             op = _op(user)
             if (op == "linear" or op in _CONVOLUTIONS or op in _MATMULS) and self._weight(user) is not None:
+                if not nonlinear:
+                    return False
                 read = True
-            elif op in _KEEPS | _ODD | _DEAD_AT_ZERO | _MAX_POOLS | _NORMS or op in ("sigmoid", "softplus"):
-                queue.extend(user.users)
+            elif op in bent or op in _KEEPS or op in _MAX_POOLS:
+                queue.extend((after, nonlinear or op in bent) for after in user.users)
             else:
                 return False
         return read

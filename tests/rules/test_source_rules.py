@@ -1,0 +1,353 @@
+"""Source rules: what they find, at which line, and what they leave alone. No model is built here."""
+
+from __future__ import annotations
+
+import textwrap
+
+import pytest
+
+from initcheck.findings import Severity
+from initcheck.rules import registry
+from initcheck.source.file import SourceFile
+
+HEAD = "import math\nimport torch\nimport torch.nn as nn\nimport torch.nn.functional as F\nfrom torch.nn import init\n"
+OFFSET = HEAD.count("\n")
+
+
+def found(text: str) -> list[tuple[str, int]]:
+    """(code, line of ``text``) of every finding in ``text``, which stands behind the usual imports."""
+    source = SourceFile.parse("model.py", HEAD + textwrap.dedent(text).lstrip("\n"))
+    findings, defects = registry.check_source(source)
+    assert defects == []
+    return sorted((f.code, f.location.line - OFFSET) for f in findings)
+
+
+FOUND = {
+    "IC801 call": ("nn.init.xavier_uniform(w)", [("IC801", 1)]),
+    "IC801 through an alias of the module": ("init.kaiming_normal(w)", [("IC801", 1)]),
+    "IC801 bare import": ("from torch.nn.init import orthogonal\northogonal(w)", [("IC801", 2)]),
+    "IC801 renamed import": ("from torch.nn.init import normal as gauss\ngauss(w)", [("IC801", 2)]),
+    "IC801 import alone": ("from torch.nn.init import sparse", [("IC801", 1)]),
+    "IC801 reference": ("init_fn = nn.init.xavier_uniform\ninit_fn(w)", [("IC801", 1), ("IC801", 2)]),
+    "IC801 in a table": ("TABLE = {'x': nn.init.xavier_normal, 'c': torch.nn.init.constant}", [("IC801", 1)] * 2),
+    "IC803 truth of a bias": (
+        """
+        def f(m):
+            if m.bias:
+                nn.init.zeros_(m.bias)
+        """,
+        [("IC803", 2)],
+    ),
+    "IC803 truth of bias.data, in a condition of several": (
+        """
+        def f(m):
+            if isinstance(m, nn.Linear) and m.bias.data:
+                m.bias.data.zero_()
+        """,
+        [("IC803", 2)],
+    ),
+    "IC803 a module for a tensor, by isinstance": (
+        """
+        def f(m):
+            if isinstance(m, (nn.Linear, nn.Conv2d)):
+                nn.init.zeros_(m)
+        """,
+        [("IC803", 3)],
+    ),
+    "IC803 a module for a tensor, by assignment": (
+        """
+        class Net(nn.Module):
+            def __init__(self):
+                self.fc = nn.Linear(2, 2)
+                nn.init.normal_(self.fc, std=0.02)
+        """,
+        [("IC803", 4)],
+    ),
+    "IC803 a fan of a bias": (
+        """
+        def f(m):
+            if isinstance(m, nn.Conv2d):
+                nn.init.xavier_uniform_(m.weight)
+                nn.init.xavier_uniform_(m.bias)
+        """,
+        [("IC803", 4)],
+    ),
+    "IC803 a fan of a norm weight": (
+        """
+        def f(m):
+            if isinstance(m, nn.BatchNorm2d):
+                nn.init.kaiming_normal_(m.weight)
+        """,
+        [("IC803", 3)],
+    ),
+    "IC803 a bias that is not there": (
+        """
+        class Net(nn.Module):
+            def __init__(self):
+                self.fc = nn.Linear(2, 2, bias=False)
+                nn.init.zeros_(self.fc.bias)
+        """,
+        [("IC803", 4)],
+    ),
+    "IC803 a class name that a wrapper has, too": (
+        """
+        def weights_init(m):
+            classname = m.__class__.__name__
+            if classname.find("Conv") != -1:
+                m.weight.data.normal_(0.0, 0.02)
+
+        class ConvBlock(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.conv = nn.Conv2d(3, 3, 3)
+
+        net = ConvBlock()
+        net.apply(weights_init)
+        """,
+        [("IC803", 3)],
+    ),
+    "IC803 a class name, written with in": (
+        """
+        class DoubleConv(nn.Sequential):
+            pass
+
+        def weights_init(m):
+            if "Conv" in type(m).__name__:
+                nn.init.normal_(m.weight, 0.0, 0.02)
+
+        DoubleConv().apply(weights_init)
+        """,
+        [("IC803", 5)],
+    ),
+    "IC107 always true": (
+        """
+        for name, p in net.named_parameters():
+            if "conv_list" or "header" in name:
+                nn.init.normal_(p, std=0.01)
+            else:
+                nn.init.xavier_uniform_(p)
+        """,
+        [("IC107", 2)],
+    ),
+    "IC107 equality": (
+        """
+        for name, p in net.named_parameters():
+            if name == "a" or "b":
+                p.data.fill_(0)
+        """,
+        [("IC107", 2)],
+    ),
+    "IC103 copy and paste": (
+        """
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.conv1 = nn.Conv2d(1, 1, 3)
+                self.conv2 = nn.Conv2d(1, 1, 3)
+                nn.init.xavier_normal_(self.conv1.weight)
+                nn.init.xavier_normal_(self.conv1.weight)
+        """,
+        [("IC103", 7)],
+    ),
+    "IC802 a small std as the mean": ("nn.init.normal_(w, 0.02)", [("IC802", 1)]),
+    "IC802 the same of a tensor method": ("w.data.normal_(0.01)", [("IC802", 1)]),
+    "IC802 a gain as the mean": ("nn.init.normal_(w, nn.init.calculate_gain('relu'))", [("IC802", 1)]),
+    "IC802 a gain as the slope": ("nn.init.kaiming_normal_(w, nn.init.calculate_gain('relu'))", [("IC802", 1)]),
+    "IC802 sqrt(2) as the slope": ("nn.init.kaiming_normal_(w, a=math.sqrt(2))", [("IC802", 1)]),
+    "IC802 a scaled slope": ("nn.init.kaiming_uniform_(w, a=math.sqrt(5) * self.scale_base)", [("IC802", 1)]),
+    "IC802 a mode as the slope": ("nn.init.kaiming_normal_(w, 'fan_out')", [("IC802", 1)]),
+    "IC802 a name as the gain": ("nn.init.xavier_uniform_(w, 'relu')", [("IC802", 1)]),
+    "IC802 momentum as eps": ("bn = nn.BatchNorm2d(64, 0.8)", [("IC802", 1)]),
+    "IC802 momentum as eps, by name": ("bn = nn.BatchNorm1d(64, momentum)", [("IC802", 1)]),
+    "IC804": ("nn.init.trunc_normal_(w, mean=0.0, std=0.01, a=-2, b=2)", [("IC804", 1)]),
+    "IC805": ("nn.init.kaiming_uniform_(w)\ny = torch.tanh(x)", [("IC805", 1)]),
+    "IC301 a fan_in that is the fan-out": (
+        """
+        def hidden_init(layer):
+            fan_in = layer.weight.data.size()[0]
+            lim = 1. / math.sqrt(fan_in)
+            return (-lim, lim)
+
+        def reset(layer):
+            layer.weight.data.uniform_(*hidden_init(layer))
+        """,
+        [("IC301", 2)],
+    ),
+    "IC101 never written": (
+        """
+        class CRF(nn.Module):
+            def __init__(self, num_tags):
+                super().__init__()
+                self.transitions = nn.Parameter(torch.Tensor(num_tags, num_tags))
+                self.start = nn.Parameter(torch.empty(num_tags))
+
+            def forward(self, x):
+                return x + self.transitions.sum() + self.start
+        """,
+        [("IC101", 4), ("IC101", 5)],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_found_at_the_right_line(name: str) -> None:
+    text, expected = FOUND[name]
+    assert found(text) == sorted(expected)
+
+
+QUIET = {
+    "names that only look deprecated": "torch.normal(0, 1, (2,))\nw.uniform_()\nimport numpy as np\nnp.random.normal(0, 1)",
+    "a function of the user's own": "def xavier_uniform(w):\n    return w\nxavier_uniform(w)",
+    "the present names": "nn.init.xavier_uniform_(w)\nnn.init.constant_(w, 0.5)\nnn.init.normal_(w, 1.0)",
+    "a flag called bias": """
+        class Net(nn.Module):
+            def __init__(self, bias):
+                self.bias = bias
+                self.fc = nn.Linear(2, 2, bias=bias)
+                if self.bias:
+                    nn.init.zeros_(self.fc.bias)
+        """,
+    "bias is not None": "def f(m):\n    if m.bias is not None:\n        nn.init.zeros_(m.bias)",
+    "a bias that may be there": """
+        class Net(nn.Module):
+            def __init__(self, bias):
+                self.fc = nn.Linear(2, 2, bias=bias)
+                if self.fc.bias is not None:
+                    nn.init.zeros_(self.fc.bias)
+        """,
+    "dcgan: class names that match nothing of the file": """
+        def weights_init(m):
+            classname = m.__class__.__name__
+            if classname.find("Conv") != -1:
+                m.weight.data.normal_(0.0, 0.02)
+            elif classname.find("BatchNorm") != -1:
+                m.weight.data.normal_(1.0, 0.02)
+
+        class Generator(nn.Module):
+            pass
+
+        Generator().apply(weights_init)
+        """,
+    "a wrapper behind hasattr": """
+        def weights_init(m):
+            if hasattr(m, "weight") and "Conv" in m.__class__.__name__:
+                m.weight.data.normal_(0.0, 0.02)
+
+        class ConvBlock(nn.Module):
+            pass
+
+        ConvBlock().apply(weights_init)
+        """,
+    "a subclass of a layer": """
+        def weights_init(m):
+            if "Conv" in m.__class__.__name__:
+                m.weight.data.normal_(0.0, 0.02)
+
+        class MyConv(nn.Conv2d):
+            pass
+
+        net = MyConv(1, 1, 1)
+        net.apply(weights_init)
+        """,
+    "a default value by or": "name = name or 'conv'\nif name or flag:\n    nn.init.zeros_(w)",
+    "two strings compared": "if 'a' in name or 'b' in name:\n    nn.init.zeros_(w)",
+    "the same target in two branches": """
+        class Net(nn.Module):
+            def __init__(self, kind):
+                self.a = nn.Linear(2, 2)
+                self.b = nn.Linear(2, 2)
+                if kind:
+                    nn.init.xavier_uniform_(self.a.weight)
+                else:
+                    nn.init.orthogonal_(self.a.weight)
+        """,
+    "the same target twice, nothing forgotten": """
+        class Net(nn.Module):
+            def __init__(self):
+                self.a = nn.Linear(2, 2)
+                nn.init.xavier_uniform_(self.a.weight)
+                nn.init.xavier_uniform_(self.a.weight)
+        """,
+    "the default of torch": "nn.init.kaiming_uniform_(w, a=math.sqrt(5))",
+    "a slope of leaky ReLU": "nn.init.kaiming_normal_(w, 0.1)\nnn.init.kaiming_normal_(w, a=0.2, mode='fan_out')",
+    "std by keyword": "nn.init.normal_(w, std=0.02)\nnn.init.normal_(w, 0.0, 0.02)\nnn.init.trunc_normal_(w, std=.02)",
+    "batch norm around a mean of one": "m.weight.data.normal_(1.0, 0.02)",
+    "usual eps": "nn.BatchNorm2d(64, eps=1e-3)\nnn.LayerNorm(64, 1e-6)\nnn.BatchNorm2d(64, 1e-5, 0.1)",
+    "bounds at two std": "nn.init.trunc_normal_(w, std=0.02, a=-0.04, b=0.04)",
+    "kaiming in a net with ReLU and tanh": "nn.init.kaiming_normal_(w)\ny = torch.tanh(F.relu(x))",
+    "kaiming with a nonlinearity": "nn.init.kaiming_normal_(w, nonlinearity='tanh')\ny = torch.tanh(x)",
+    "a fan_in read off the second dimension": "fan_in = layer.weight.size(1)\nlayer.weight.data.uniform_(-1/fan_in, 1/fan_in)",
+    "torch.Tensor of data": """
+        class ReZero(nn.Module):
+            def __init__(self, values):
+                self.resweight = nn.Parameter(torch.Tensor([0]))
+                self.other = nn.Parameter(torch.Tensor(values))
+        """,
+    "torch.empty filled by a method": """
+        class A(nn.Module):
+            def __init__(self):
+                self.weight = nn.Parameter(torch.empty(3, 3))
+
+            def reset_parameters(self):
+                nn.init.xavier_uniform_(self.weight)
+        """,
+    "torch.empty filled by a helper": """
+        class A(nn.Module):
+            def __init__(self):
+                self.scale = nn.Parameter(torch.empty(3, 3))
+                fill(self.scale)
+        """,
+    "torch.empty filled through data": """
+        class A(nn.Module):
+            def __init__(self):
+                self.scale = nn.Parameter(torch.empty(3, 3))
+                self.scale.data.normal_(0, 0.1)
+                self.other = nn.Parameter(torch.empty(3))
+                with torch.no_grad():
+                    self.other[:] = 1.0
+        """,
+    "torch.empty filled by a loop": """
+        class A(nn.Module):
+            def __init__(self):
+                self.scale = nn.Parameter(torch.empty(3, 3))
+                for p in self.parameters():
+                    nn.init.normal_(p)
+        """,
+    "torch.empty for a checkpoint": """
+        class A(nn.Module):
+            def __init__(self):
+                self.scale = nn.Parameter(torch.empty(3, 3))
+
+        A().load_state_dict(torch.load("a.pt"))
+        """,
+    "a file without torch": "x = 1\n",
+}
+
+
+@pytest.mark.parametrize("name", QUIET)
+def test_stays_quiet(name: str) -> None:
+    assert found(QUIET[name]) == []
+
+
+def test_severities() -> None:
+    source = SourceFile.parse("m.py", HEAD + "nn.init.normal(w, 0.02)\nbn = nn.BatchNorm2d(64, 0.8)\n")
+    by_code = {(f.code, f.location.line - OFFSET): f.severity for f in registry.check_source(source)[0]}
+    assert by_code == {
+        ("IC801", 1): Severity.WARNING,
+        ("IC802", 1): Severity.ERROR,
+        ("IC802", 2): Severity.WARNING,
+    }
+
+
+def test_messages_name_the_thing_and_the_remedy() -> None:
+    source = SourceFile.parse("m.py", HEAD + "init.xavier_uniform(w)\nnn.init.normal_(w, 0.02)\n")
+    findings, _ = registry.check_source(source)
+    by_code = {f.code: f for f in findings}
+    assert by_code["IC801"].suggestion == "init.xavier_uniform_"
+    assert by_code["IC801"].fix is not None
+    assert by_code["IC801"].fix.safe
+    assert by_code["IC802"].suggestion == "normal_(mean=0.0, std=0.02)"
+    assert "mean 0.02 and std 1" in by_code["IC802"].message
+    for finding in findings:
+        assert finding.message
+        assert finding.location.end_line
