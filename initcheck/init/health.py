@@ -11,10 +11,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from initcheck.init.structure import Structure, WeightUse
+from initcheck.init.structure import RECURRENT_OPS, Structure, WeightUse
 from initcheck.results import LayerRow
 from initcheck.signal.result import Signal
-from initcheck.tracing.trace import Trace
 
 BAND = 3.0
 """Healthy within [1/3, 3]: what a solution has to reach."""
@@ -22,8 +21,8 @@ TOLERATED = 10.0
 """What a model may have before it is touched at all: shallow nets learn well with a layer or two outside ``BAND``."""
 LEAST_INFORMATION = 0.01
 """The least std of the part of a layer's output that depends on the input."""
-PROTECTED_BAND = 30.0
-"""Where a normalisation sets the scale again, before or after the layer."""
+PROTECTED_BAND = (1e-4, 100.0)
+"""Forward band of a layer in a short run between normalisations or the model's ends; gradients are not judged there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,24 +43,27 @@ class LayerHealth:
 
     def excess(self, band: float) -> float:
         """Log of the factor by which the layer is outside the band; 0 or less: inside."""
-        band = math.log(PROTECTED_BAND if self.protected else band)
         forward = max(self.forward, 0.0) if self.low_is_fine else abs(self.forward)
-        worst = forward - band
-        if self.gradient is not None:
-            worst = max(worst, abs(self.gradient) - band)
-        return worst
+        if self.use.feeds == "output":
+            return forward - math.log(max(band, TOLERATED))
+        if self.protected:
+            low, high = PROTECTED_BAND
+            return max(self.forward - math.log(high), math.log(low) - self.forward if not self.low_is_fine else -1e3)
+        return max(forward, abs(self.gradient or 0.0)) - math.log(band)
 
 
-def judge(trace: Trace, structure: Structure, signal: Signal, protected: frozenset[str]) -> list[LayerHealth]:
-    """Every layer with a weight that multiplies its input and a known scale, in order."""
-    uses = structure.by_parameter()
-    by_module: dict[str, WeightUse] = {}
-    for use in uses.values():
-        by_module.setdefault(use.record.module, use)
+def judge(structure: Structure, signal: Signal, protected: frozenset[str]) -> list[LayerHealth]:
+    """Every layer that multiplies a signal by a weight, and whose scale is known, in order."""
+    by_module = {
+        str(use.node.meta.get("module", "")): use
+        for use in structure.uses
+        if use.on_signal and use.op not in RECURRENT_OPS
+    }
     last_of_branch = {branch.last for branch in structure.branches}
     rows = [(row, by_module[row.name]) for row in signal.layers if row.name in by_module]
     energies = {row.name: energy(row) for row, _ in rows}
-    hidden = [energies[row.name] for row, use in rows if use.feeds != "output"]
+    judged = {row.name for row, use in rows if use.feeds != "output" and use.parameter not in protected}
+    hidden = [energies[name] for name in judged]
     logs = [math.log(e) for e in hidden if e is not None and 0.0 < e < math.inf]
     middle = 0.5 * (max(logs) + min(logs)) if logs else 0.0
     found = []
@@ -72,7 +74,7 @@ def judge(trace: Trace, structure: Structure, signal: Signal, protected: frozens
         low_is_fine = use.feeds == "output" or use.parameter in last_of_branch
         reached = energies[row.name]
         gradient = None
-        if reached is not None and reached > 0.0 and use.feeds != "output":
+        if reached is not None and reached > 0.0 and row.name in judged:
             gradient = 0.5 * ((math.log(reached) if reached < math.inf else 1e3) - middle)
         found.append(
             LayerHealth(

@@ -14,7 +14,7 @@ Arguments = tuple[tuple[str, str], ...]
 
 NEAR = 0.005
 """Two scales this close (relative) are the same: a named scheme is preferred to a number."""
-_GRID = tuple(0.4 * 1.05**i for i in range(40))  # 0.4 to 2.7
+_GRID = tuple(0.55 * 1.05**i for i in range(27))  # 0.55 to 1.96: well inside the healthy band
 _SPREAD = 0.075
 """Typical relative error of a layer's std at some hundred units; instability multiplies it from layer to layer."""
 

@@ -15,13 +15,13 @@ from initcheck.init.schemes import activation_rms, scheme_for, target_std
 from initcheck.init.structure import (
     NORM_OPS,
     RECURRENT_OPS,
-    TRANSPARENT_OPS,
     Activation,
     Branch,
     Structure,
     WeightUse,
     analyse,
     op_of,
+    short_segments,
 )
 from initcheck.init.suggest import Suggestion
 from initcheck.signal.propagate import propagate
@@ -32,6 +32,10 @@ GOOD = 1.1
 """A weight within this factor of its standard scale is good as it is."""
 MARGIN = math.log(1.3)
 """How far inside the band the solution should lie."""
+SHORT = 4
+"""A run of at most so many weights between two normalisations (or the model's ends) gathers no drift worth repair."""
+FAR = 10.0
+"""Within such a run only a weight this far from its standard scale is changed."""
 DRIFT = math.log(1.5)
 """Corrections begin where a layer is this far from its target: standard schemes stay wherever they are enough."""
 ROUNDS = 5
@@ -63,7 +67,7 @@ class _Solver:
         return propagate(with_distributions(self.trace, _normals(self.chosen)))
 
     def judged(self, signal: Signal) -> list[LayerHealth]:
-        return judge(self.trace, self.structure, signal, self.protected)
+        return judge(self.structure, signal, self.protected)
 
 
 def _normals(stds: Mapping[str, float]) -> dict[str, Distribution]:
@@ -75,7 +79,7 @@ def solve(trace: Trace, signal: Signal, *, everything: bool = False) -> list[Sug
     structure = analyse(trace)
     uses = structure.by_parameter()
     depths = Counter(use.activation for use in structure.uses)
-    solver = _Solver(trace, structure, uses, _protected(structure), depths)
+    solver = _Solver(trace, structure, uses, short_segments(trace.graph, structure.uses, SHORT), depths)
     vectors = _unwritten_vectors(trace)
     _mend_faulty(solver)
     judged = solver.judged(solver.propagated() if solver.chosen else signal)
@@ -104,28 +108,6 @@ def _suggestion(solver: _Solver, name: str) -> Suggestion:
 
 def _is_transposed(use: WeightUse) -> bool:
     return use.fans.fan_in != math.prod(use.record.shape[1:]) and use.fans.fan_in == use.record.shape[0]
-
-
-def _protected(structure: Structure) -> frozenset[str]:
-    """Weights whose output is normalised next, or whose input was just normalised."""
-    return frozenset(use.parameter for use in structure.uses if use.feeds == "norm" or _comes_from_norm(use.node))
-
-
-def _comes_from_norm(node: torch.fx.Node) -> bool:
-    """Whether the signal into ``node`` was normalised after the last weight before it."""
-    seen: set[torch.fx.Node] = set()
-    queue = [n for n in node.all_input_nodes if n.op.startswith("call")]
-    while queue:
-        current = queue.pop()
-        if current in seen:
-            continue
-        seen.add(current)
-        op = op_of(current)
-        if op in NORM_OPS:
-            return True
-        if op in TRANSPARENT_OPS or len([n for n in current.all_input_nodes if n.op != "get_attr"]) == 1:
-            queue.extend(n for n in current.all_input_nodes if n.op.startswith("call"))
-    return False
 
 
 def _unwritten_vectors(trace: Trace) -> list[Suggestion]:
@@ -166,7 +148,7 @@ def _standardise(solver: _Solver) -> None:
     depths = _stream_depths(solver.structure.branches)
     for name, use in solver.uses.items():
         record = use.record
-        if not record.requires_grad or use.op in RECURRENT_OPS or name in solver.protected:
+        if not _adjustable(use):
             continue
         std, reason = solver.standard(use), _why(use)
         if name in unscaled:
@@ -178,7 +160,8 @@ def _standardise(solver: _Solver) -> None:
                 f"last layer of one of {count} residual branches, scaled by 1/√{count}",
             )
         now = record.distribution
-        if name not in solver.chosen and now.known and abs(now.mean) < 0.1 * now.std and _near(now.std, std):
+        slack = FAR if name in solver.protected else GOOD
+        if name not in solver.chosen and now.known and abs(now.mean) < 0.1 * now.std and _near(now.std, std, slack):
             continue
         solver.chosen[name], solver.reasons[name] = std, reason
 
@@ -190,8 +173,13 @@ def _why(use: WeightUse) -> str:
     }.get(use.feeds, "feeds no activation")
 
 
-def _near(one: float, other: float) -> bool:
-    return one > 0.0 and other > 0.0 and abs(math.log(one / other)) <= math.log(GOOD)
+def _near(one: float, other: float, factor: float) -> bool:
+    return one > 0.0 and other > 0.0 and abs(math.log(one / other)) <= math.log(factor)
+
+
+def _adjustable(use: WeightUse) -> bool:
+    """Whether the scale of the weight matters and may be changed."""
+    return use.record.requires_grad and use.op not in RECURRENT_OPS and use.feeds != "norm" and use.on_signal
 
 
 def _stream_depths(branches: list[Branch]) -> dict[int, int]:
@@ -228,7 +216,7 @@ def _rescale(solver: _Solver, judged: list[LayerHealth]) -> bool:
         incoming = sum(before) / len(before) if before else 0.0
         expected = layer.forward + incoming - math.log(solver.target(use))
         correction = 0.0
-        adjustable = use.parameter not in solver.protected and use.op not in RECURRENT_OPS and use.record.requires_grad
+        adjustable = _adjustable(use) and (use.parameter not in solver.protected or use.parameter in solver.chosen)
         if adjustable and use.parameter not in last_of_branch and abs(expected) > DRIFT:
             correction = 0.0 if layer.low_is_fine and expected < 0.0 else -expected
         if correction:

@@ -66,7 +66,8 @@ class WeightUse:
     """A weight and the node that multiplies by it.
 
     ``feeds``: what its output meets first; ``activation``: its name (and slope or alpha) where that is one. ``reads``:
-    the activation that its input comes from, with nothing but transparent ops between; empty for none.
+    the activation that its input comes from, with nothing but transparent ops between; empty for none. ``on_signal``:
+    what it multiplies depends on the model's inputs.
     """
 
     parameter: str
@@ -77,6 +78,7 @@ class WeightUse:
     feeds: Role
     activation: Activation = NONE
     reads: Activation = NONE
+    on_signal: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,11 +121,15 @@ def parameter_of(node: torch.fx.Node) -> str:
 def analyse(trace: Trace) -> Structure:
     """Read the structure off the graph."""
     order = {node: index for index, node in enumerate(trace.graph.nodes)}
-    uses = [use for node in trace.graph.nodes for use in _uses_at(node, trace)]
+    signal: set[torch.fx.Node] = set()
+    for node in trace.graph.nodes:
+        if node.op == "placeholder" or any(operand in signal for operand in node.all_input_nodes):
+            signal.add(node)
+    uses = [use for node in trace.graph.nodes for use in _uses_at(node, trace, node in signal)]
     return Structure(uses, _branches(trace, order, uses))
 
 
-def _uses_at(node: torch.fx.Node, trace: Trace) -> Iterator[WeightUse]:
+def _uses_at(node: torch.fx.Node, trace: Trace, on_signal: bool) -> Iterator[WeightUse]:
     op = op_of(node)
     if op not in WEIGHT_OPS and op not in RECURRENT_OPS and op != "multi_head_attention_forward":
         return
@@ -136,7 +142,7 @@ def _uses_at(node: torch.fx.Node, trace: Trace) -> Iterator[WeightUse]:
         if op in RECURRENT_OPS:
             feeds, activation = "other", NONE
         reads = _what_precedes(node, source)
-        yield WeightUse(name, record, node, op, _fans(node, op, record, flipped), feeds, activation, reads)
+        yield WeightUse(name, record, node, op, _fans(node, op, record, flipped), feeds, activation, reads, on_signal)
 
 
 def _weights_of(node: torch.fx.Node) -> Iterator[tuple[torch.fx.Node, bool]]:
@@ -331,6 +337,56 @@ def _ancestors(node: torch.fx.Node, order: dict[torch.fx.Node, int], reach: int 
             continue
         found.add(current)
         stack.extend(n for n in current.all_input_nodes if _carries_signal(n))
+    return found
+
+
+def short_segments(graph: torch.fx.Graph, uses: list[WeightUse], most: int) -> frozenset[str]:
+    """Weights in a run too short to gather drift: at most ``most`` of them between two places that set the scale.
+
+    These are normalisations, to which the shortest path counts (a residual stream passes its blocks by, and each block
+    starts or ends with a norm of its own), and the model's inputs and output, to which the longest one counts (in a
+    norm-free residual net every block adds its part). A weight whose output is normalised at once is always in.
+    """
+    weighted = {use.node for use in uses}
+    nodes = list(graph.nodes)
+    since = [_distances(nodes, weighted, forward=True, ends=ends) for ends in (False, True)]
+    until = [_distances(nodes, weighted, forward=False, ends=ends) for ends in (False, True)]
+
+    def short(use: WeightUse) -> bool:
+        behind = min(found.get(use.node, math.inf) for found in since)
+        ahead = min(found.get(use.node, math.inf) for found in until)
+        return use.feeds == "norm" or behind + ahead - 1 <= most
+
+    return frozenset(use.parameter for use in uses if short(use))
+
+
+def _distances(
+    nodes: list[torch.fx.Node], weighted: set[torch.fx.Node], *, forward: bool, ends: bool
+) -> dict[torch.fx.Node, int]:
+    """Number of weights, its own included, from each node to a norm (shortest), or to the model's ends (longest)."""
+    found: dict[torch.fx.Node, int] = {}
+    for node in nodes if forward else reversed(nodes):
+        if op_of(node) in NORM_OPS or (ends and node.op == ("placeholder" if forward else "output")):
+            found[node] = 0
+            continue
+        near = [found[n] for n in (node.all_input_nodes if forward else node.users) if n in found]
+        if near:
+            found[node] = (max(near) if ends else min(near)) + (node in weighted)
+    return found
+
+
+def _distances(
+    nodes: list[torch.fx.Node], weighted: set[torch.fx.Node], *, forward: bool, longest: bool, from_ends: bool
+) -> dict[torch.fx.Node, int]:
+    """Number of weights (its own included) from each node to the nearest norm or, ``from_ends``, end of the model."""
+    found: dict[torch.fx.Node, int] = {}
+    for node in nodes if forward else reversed(nodes):
+        if op_of(node) in NORM_OPS or (from_ends and node.op == ("placeholder" if forward else "output")):
+            found[node] = 0
+            continue
+        near = [found[n] for n in (node.all_input_nodes if forward else node.users) if n in found]
+        if near:
+            found[node] = (max(near) if longest else min(near)) + (node in weighted)
     return found
 
 
