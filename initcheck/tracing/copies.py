@@ -105,6 +105,7 @@ def fake_copy(model: nn.Module, mode: str) -> Copy:
     with _Tensors(functools.partial(_become, fake)):
         made.model = copy.deepcopy(model, memo)
     made.kept.append(memo)
+    _rebind_closures(made.model, memo)
     _prepare(made, mode)
     return made
 
@@ -117,6 +118,7 @@ def real_copy(model: nn.Module, mode: str) -> Copy:
         if not value.is_leaf:
             memo[id(value)] = value.detach().clone()
     made.model = copy.deepcopy(model, memo)
+    _rebind_closures(made.model, memo)
     for name, parameter in made.model.named_parameters(remove_duplicate=False):
         made.names.setdefault(id(parameter), ("parameter", name))
     for name, buffer in made.model.named_buffers(remove_duplicate=False):
@@ -138,6 +140,32 @@ def _prepare(made: Copy, mode: str) -> None:
         if getattr(config, "_experts_implementation", None) in ("eager", "grouped_mm"):
             config._experts_implementation = "batched_mm"  # the one form whose shapes do not depend on the routing
     made.model.train(mode == "train")
+
+
+def _rebind_closures(copied: nn.Module, memo: Mapping[int, Any]) -> None:
+    """Functions that modules keep (``self.mlpf = lambda x: m.c_proj(x)``) hold on to the original: let them hold the copy.
+
+    ``copy.deepcopy`` takes functions as they are.
+    """
+    for module in copied.modules():
+        for name, value in list(vars(module).items()):
+            if isinstance(value, types.FunctionType) and value.__closure__:
+                cells = [_rebound_cell(cell, memo) for cell in value.__closure__]
+                if any(new is not old for new, old in zip(cells, value.__closure__, strict=True)):
+                    fresh = types.FunctionType(
+                        value.__code__, value.__globals__, value.__name__, value.__defaults__, tuple(cells)
+                    )
+                    fresh.__kwdefaults__ = value.__kwdefaults__
+                    vars(module)[name] = fresh
+
+
+def _rebound_cell(cell: types.CellType, memo: Mapping[int, Any]) -> types.CellType:
+    try:
+        held = cell.cell_contents
+    except ValueError:  # not filled yet
+        return cell
+    copied = memo.get(id(held)) if isinstance(held, (nn.Module, torch.Tensor)) else None
+    return cell if copied is None else types.CellType(copied)
 
 
 def _held(model: nn.Module) -> list[torch.Tensor]:
