@@ -82,3 +82,19 @@ def wrapped(text: str, width: int, indent: int = 0) -> list[str]:
                 line, empty = (line + word if empty else f"{line} {word}"), False
         lines.append(line)
     return lines
+
+
+def folded(line: Text, width: int, keep: int = 0, indent: int = 4) -> list[Text]:
+    """``line`` in pieces of at most ``width`` cells (0: no limit), broken at spaces, all but the first indented.
+
+    The first ``keep`` characters (a path) are not broken.
+    """
+    parts = wrapped("x" * keep + line.plain[keep:], width, indent)
+    pieces: list[Text] = []
+    start = 0
+    for part in parts:
+        length = len(part) - (indent if pieces else 0)
+        piece = line[start : start + length]
+        pieces.append(Text.assemble(" " * indent, piece) if pieces else piece)
+        start += length + 1  # the space at the break
+    return pieces

@@ -1,9 +1,13 @@
-"""Numbers as the text report writes them."""
+"""Numbers and severities as the text report writes them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+
+from initcheck.findings import Severity
+
+STYLES = {Severity.ERROR: "bold red", Severity.WARNING: "bold yellow", Severity.INFO: "bold cyan"}
 
 
 def number(value: float | None, missing: str = "?") -> str:
@@ -36,3 +40,14 @@ def scale_range(what: str, values: Iterable[tuple[float | None, str]]) -> str:
     if number(low) == number(high):
         return f"{what} {number(low)}{missing}"
     return f"{what} {number(low)} ({low_name}) to {number(high)} ({high_name}){missing}"
+
+
+def counted(counts: Mapping[Severity, int]) -> str:
+    """``1 error, 2 warnings``."""
+    names = {Severity.ERROR: "error", Severity.WARNING: "warning"}
+    parts = [
+        plural(counts.get(severity, 0), names[severity]) if severity in names else f"{counts.get(severity, 0)} info"
+        for severity in reversed(Severity)
+        if counts.get(severity, 0)
+    ]
+    return ", ".join(parts)

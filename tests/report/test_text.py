@@ -59,7 +59,7 @@ def test_evidence_suggestion_and_fix_follow() -> None:
 def test_a_model_without_findings_takes_one_line_that_says_what_was_checked() -> None:
     (line,) = [line for line in lines(samples.run()) if "Fine" in line]
     assert line == (
-        "models/deep.py:1:1: Fine: ok; built by Deep() on float32[2,100]; 1 layer, 100 % of the graph known (recorder)"
+        "models/deep.py:1:1: Fine: ok; built by Deep(); input float32[2,100]; 1 layer, 100 % of the graph known (recorder)"
         "; forward std 0.1; gradient std 2e-07"
     )
 
@@ -68,6 +68,26 @@ def test_the_range_of_scales_names_its_layers_and_says_what_is_unknown() -> None
     (line,) = [line for line in lines(samples.run()) if ": Deep: " in line]
     assert "forward std 0.001 (head) to 0.1 (layers.0), 1 of 4 unknown" in line
     assert "gradient std 2e-07 (layers.0) to inf (layers.1), 1 of 4 unknown" in line
+
+
+def test_ok_is_said_only_where_everything_was_understood() -> None:
+    def verdict(**changes: object) -> str:
+        report = replace(samples.FINE, **changes)  # type: ignore[arg-type]
+        (line,) = [line for line in lines(RunResult((FileResult("a.py", (report,)),))) if "Fine" in line]
+        return line.split(": ")[2].split(";")[0]
+
+    unknown = replace(samples.LAYERS[0], forward_std=None, grad_std=None)
+    assert verdict() == "ok"
+    assert verdict(coverage=0.9) == "ok as far as known"
+    assert verdict(layers=(samples.LAYERS[0], unknown)) == "ok as far as known"
+    assert verdict(layers=(unknown,)) == "not judged"
+    assert verdict(layers=()) == "not judged"
+
+
+def test_a_path_with_spaces_is_not_broken() -> None:
+    path = "a folder with a long name/and a file.py"
+    finding = replace(samples.DEPRECATED, location=Location(path, 1, 1))
+    assert lines(RunResult((FileResult(path, findings=(finding,)),)), width=30)[0].startswith(f"{path}:1:1:")
 
 
 def test_coverage_is_not_rounded_up_to_everything() -> None:
@@ -130,12 +150,14 @@ def test_no_colour_codes_unless_wanted() -> None:
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 200])
-def test_what_stands_below_a_finding_keeps_to_the_width_and_paths_are_never_broken(width: int) -> None:
+def test_lines_keep_to_the_width_and_paths_are_never_broken(width: int) -> None:
     shown = lines(samples.run(), width=width)
-    for line in shown[: next(i for i, line in enumerate(shown) if "Fine" in line)]:
-        if not line.startswith("models/deep.py:"):
-            assert cell_len(line) <= width or " " not in line.strip(), line
+    assert all(cell_len(line) <= width or " " not in line.strip() for line in shown)
     assert any("(models/deep.py:5)" in line for line in shown)
+    assert sum(line.startswith("models/deep.py:") for line in shown) == 4
+    assert (
+        " ".join(" ".join(shown).split()).count("the signal of Deep shrinks to 3e-58 of its size over 50 layers") == 1
+    )
 
 
 @pytest.mark.parametrize("width", [40, 60, 80])
@@ -144,7 +166,7 @@ def test_a_long_source_line_is_cut_around_the_range(width: int) -> None:
     column = source.index("bad") + 1
     finding = replace(samples.DEPRECATED, location=Location("long.py", 1, column, 1, column + 9))
     shown = render(RunResult((FileResult("long.py", findings=(finding,)),)), {"long.py": source}, Config(width=width))
-    excerpt, carets = shown.splitlines()[1:3]
+    excerpt, carets = (line for line in shown.splitlines() if " | " in line)
     assert cell_len(excerpt) <= width
     begin = carets.index("^")
     assert excerpt[begin : begin + carets.count("^")] == "bad(1, 2)"

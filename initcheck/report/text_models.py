@@ -1,0 +1,49 @@
+"""A model as the text report prints it: one line that says what was checked, so that a clean run shows its work."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+
+from rich.text import Text
+
+from initcheck.config import Config
+from initcheck.report.excerpt import folded, printable
+from initcheck.report.figures import STYLES, counted, plural, scale_range, share
+from initcheck.results import FileResult, Report
+
+
+def model_lines(file: FileResult, config: Config) -> Iterator[Text]:
+    """One line for each model of a file (folded where the terminal is narrower)."""
+    for report in file.models:
+        where = str(report.location) if report.location is not None else file.path
+        line = Text.assemble((where, "bold"), ": ", (report.model, "bold"), ": ", _verdict(report, config))
+        line.append("; " + printable("; ".join(_facts(report))).replace("\n", " "))
+        yield from folded(line, config.width, len(where))
+
+
+def _facts(report: Report) -> Iterator[str]:
+    """How it was built, what it was fed, how far it was understood, and the range of the scales."""
+    if report.built_by:
+        yield f"built by {report.built_by}"
+    if report.inputs:
+        yield f"input {report.inputs}"
+    yield f"{plural(len(report.layers), 'layer')}, {share(report.coverage)} of the graph known ({report.rung})"
+    yield scale_range("forward std", [(row.forward_std, row.name) for row in report.layers])
+    yield scale_range("gradient std", [(row.grad_std, row.name) for row in report.layers])
+    yield from report.notes
+
+
+def _verdict(report: Report, config: Config) -> tuple[str, str]:
+    """The findings counted; ``ok`` only where everything was understood."""
+    shown = [finding.severity for finding in report.findings if config.shows(finding.severity)]
+    if shown:
+        return counted(Counter(shown)), STYLES[max(shown)]
+    scales = [scale for row in report.layers for scale in (row.forward_std, row.grad_std)]
+    known = [scale for scale in scales if scale is not None and not math.isnan(scale)]
+    if not known:
+        return "not judged", "yellow"
+    if report.coverage < 1 or len(known) < len(scales):
+        return "ok as far as known", "green"
+    return "ok", "green"
