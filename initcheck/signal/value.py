@@ -51,6 +51,7 @@ class Value:
     ``iid``: elements are independent draws (a parameter, or an elementwise function of one), so that the roles of its
     dims are whatever the other operand says. ``constant``: the exact values, where no input or parameter is involved.
     ``approximate``: the roles of some dims are a best guess.
+    ``positive``: no element is negative; a source made of it is log-normal rather than normal.
     ``kept``: for scores under a mask, the number of unmasked keys of each query. ``mixing``: what ``softmax`` made.
     """
 
@@ -67,6 +68,7 @@ class Value:
     kept: Array | None = None
     mixing: Mixing | None = None
     parts: tuple[tuple[float, Value], ...] = ()
+    positive: bool = False
     spectrum: Spectrum | None = None
 
     @property
@@ -110,13 +112,29 @@ class Value:
         if self.source is None and self.origin is not None:
             self.source, self.grid = self.origin.own_source(), self.origin.own_grid()
         if self.source is None:
-            std = math.sqrt(max(self.variance, 0.0))
-            at = nodes(phase_for_kink_at(-self.mean / std) if std > 0 else 0)
-            scale = self.variance if self.variance > 0 else 1.0
-            correlation = replace(self.covariance, profile=()) * (1.0 / scale)
-            self.source = Source(torch.from_numpy(self.mean + std * at.z), at, correlation)
+            self.source = self._log_normal() if self.positive and self.mean > 0 else self._normal()
             self.grid = self.source.u
         return self.source
+
+    def _normal(self) -> Source:
+        std = math.sqrt(max(self.variance, 0.0))
+        at = nodes(phase_for_kink_at(-self.mean / std) if std > 0 else 0)
+        scale = self.variance if self.variance > 0 else 1.0
+        correlation = replace(self.covariance, profile=()) * (1.0 / scale)
+        return Source(torch.from_numpy(self.mean + std * at.z), at, correlation)
+
+    def _log_normal(self) -> Source:
+        """u = mean exp(s z - s²/2) with s² = ln(1 + Var/mean²); Cov = mean² (e^{s² rho} - 1) gives each pair's rho."""
+        s2 = math.log1p(max(self.variance, 0.0) / self.mean**2)
+        at = nodes(0)
+
+        def copula(covariance: Array) -> Array:
+            if s2 <= 0:
+                return np.ones_like(covariance)
+            return np.asarray(np.log(np.maximum(1.0 + covariance / self.mean**2, 1e-300)) / s2)
+
+        correlation = replace(self.covariance, profile=()).map(copula)
+        return Source(torch.from_numpy(self.mean * np.exp(math.sqrt(s2) * at.z - s2 / 2)), at, correlation)
 
     def own_grid(self) -> torch.Tensor:
         """Its values on the grid of ``own_source``."""
@@ -160,9 +178,11 @@ class Mixing:
 def settle(k: Kernel, dims: Dims) -> Kernel:
     """``k`` for a tensor with these dims: pairs that differ in a role that no dim has are pairs that do not differ."""
     roles = {a.role for dim in dims for a in dim}
-    positions = sum(a.role == "P" for dim in dims for a in dim)
-    local = k.local if k.local is not None and k.local.ndim == positions else None
-    profile = k.profile if len(k.profile) == positions else ()
+    positions = [a.size for dim in dims for a in dim if a.role == "P"]
+    local = k.local if k.local is not None and k.local.ndim == len(positions) else None
+    profile: Profile = ()
+    if k.profile and len(k.profile) == len(positions):
+        profile = tuple(p if p is None or len(p) == n else None for p, n in zip(k.profile, positions, strict=True))
     same, far, cross, sample = k.same, k.far, k.cross, k.sample
     if "P" not in roles:
         far, sample = same, cross

@@ -262,7 +262,8 @@ def axis_profiles(k: Kernel, dims: Dims) -> Profile:
     index = 0
     for dim in dims:
         n = sum(a.role == "P" for a in dim)
-        result.append(k.profile[index] if n == 1 and k.profile else None)
+        own = k.profile[index] if n == 1 and index < len(k.profile) else None
+        result.append(own if own is not None and len(own) == dim[0].size else None)
         index += n
     return tuple(result)
 

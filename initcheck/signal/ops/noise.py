@@ -150,7 +150,7 @@ class Random(Rule):
         used = {a.role for d in dims for a in d}
         return Value(
             dims, mean, Kernel.independent(variance, "S" in used, "P" in used),
-            iid=True, integer=name in ("randint", "randperm"),
+            iid=True, integer=name in ("randint", "randperm"), positive=name in ("rand", "bernoulli", "exponential"),
         )  # fmt: skip
 
 

@@ -126,6 +126,11 @@ BINARY = [
 def evaluate(values: torch.Tensor, like: Value, source: Source) -> Value:
     """The value whose grid is ``values``: mean and kernels by the spectrum of the function."""
     values = values.detach().to(torch.float64) if values.dtype != torch.float64 else values.detach()
+    undefined = ~torch.isfinite(values)
+    if bool(undefined.any()):
+        if float(source.at.weights @ undefined.double().numpy()) > 1e-4:
+            raise Unknown("a function that is not defined for part of its input")
+        values = torch.where(undefined, torch.zeros_like(values), values)
     spectrum = Spectrum.of(values.numpy(), source.at)
     second = spectrum.kernel(source.correlation)
     covariance = second - spectrum.mean**2
@@ -135,7 +140,7 @@ def evaluate(values: torch.Tensor, like: Value, source: Source) -> Value:
     )  # fmt: skip
     return Value(
         like.dims, spectrum.mean, settle(covariance, like.dims), iid=like.iid, approximate=like.approximate,
-        source=source, grid=values, kept=like.kept, spectrum=spectrum,
+        source=source, grid=values, kept=like.kept, spectrum=spectrum, positive=bool(values.min() >= 0),
     )  # fmt: skip
 
 
@@ -213,6 +218,8 @@ class Elementwise(Rule):
             value = values[node]
             if not is_number(value):
                 return value.own_grid().clone()
+            if call.node.meta.get("inplace") and (moving := [v for v in values.values() if not is_number(v)]):
+                return torch.full_like(moving[0].own_source().u, value.mean)
             if value.constant is not None and value.constant.numel() == 1:
                 number = value.constant.reshape(())
                 return number.to(torch.float64) if number.is_floating_point() else number
@@ -235,31 +242,31 @@ class Elementwise(Rule):
     def backward(self, call: Call, gradient: Gradient) -> Flow:
         operands = self.operands(call)
         moving = [(n, v) for n, v in operands if not is_number(v)]
-        numbers = [(n, v) for n, v in operands if is_number(v) and not v.iid and v.constant is None and not v.integer]
-        if not moving:
-            for node, value in numbers:
-                yield node, gradient
-            return
         if len({v.own_source().identity for _, v in moving}) > 1:
             yield from self.backward_across(call, gradient, moving)
             return
-        leaves = {
-            n: v.own_grid().detach().clone().requires_grad_(True) for n, v in moving if v.own_grid().is_floating_point()
-        }
-        if not leaves or not gradient.terms:
+        wanted = [(n, v) for n, v in operands if not (v.iid or v.constant is not None or v.integer)]
+        like = moving[0][1] if moving else wanted[0][1] if wanted else None
+        if like is None or not gradient.terms:
+            return
+        leaves = {}
+        for node, value in wanted:
+            grid = value.own_grid() if not is_number(value) else torch.full_like(like.own_source().u, value.mean)
+            if grid.is_floating_point():
+                leaves[node] = grid.detach().clone().requires_grad_(True)
+        if not leaves:
             return
         result = self.on_grid(call, dict(operands), leaves)
         if not result.is_floating_point() or not result.requires_grad:
             return
         slopes = torch.autograd.grad(result.sum(), list(leaves.values()), allow_unused=True)
-        for node, slope in zip(leaves, slopes, strict=True):
-            if slope is not None:
-                value = dict(moving)[node]
-                flow = gradient.times(torch.nan_to_num(slope), value)
-                if value.shape != call.shape:
-                    dims = call.out.dims
-                    flow = Gradient.fresh(unbroadcast(flow.collapsed(), dims, value.shape))
-                yield node, flow
+        for (node, value), slope in zip([(n, v) for n, v in wanted if n in leaves], slopes, strict=True):
+            if slope is None:
+                continue
+            flow = gradient.times(torch.nan_to_num(slope), like)
+            if value.shape != call.shape or is_number(value):
+                flow = Gradient.fresh(settle(unbroadcast(flow.collapsed(), call.out.dims, value.shape), value.dims))
+            yield node, flow
 
     def backward_across(self, call: Call, gradient: Gradient, moving: list[tuple[torch.fx.Node, Value]]) -> Flow:
         """Gradients of independent operands."""
@@ -353,7 +360,8 @@ class Product(Elementwise):
         assert second is not None
         approximate = any(v.approximate for v in values)
         iid = all(v.iid for v in values)
-        return Value(dims, mean, second - mean**2, approximate=approximate, iid=iid).settled()
+        positive = all(v.positive for v in values)
+        return Value(dims, mean, second - mean**2, approximate=approximate, iid=iid, positive=positive).settled()
 
     def backward_across(self, call: Call, gradient: Gradient, moving: list[tuple[torch.fx.Node, Value]]) -> Flow:
         nodes, values, dims = split_operands(call)
@@ -368,6 +376,17 @@ class Product(Elementwise):
             yield node, Gradient.fresh(unbroadcast(other, dims, shape_of(node)))
 
 
+def inverse_of(below: Value) -> Value:
+    """1/b on b's grid (log-normal where b is known to be positive).
+
+    Raises:
+        Unknown: if b may come close to zero.
+    """
+    if not below.positive and abs(below.mean) < 4 * math.sqrt(below.variance):
+        raise Unknown("division by a tensor that comes close to zero")
+    return evaluate(torch.reciprocal(below.own_grid()), below, below.own_source())
+
+
 @register
 class Quotient(Product):
     """a / b = a * (1/b), with 1/b on b's own grid."""
@@ -378,11 +397,7 @@ class Quotient(Product):
         nodes, values, dims = split_operands(call)
         if len(nodes) != 2 or call.raw("other") is not nodes[1]:
             raise Unknown("quotient of more than two tensors")
-        below = values[1]
-        inverse = evaluate(torch.reciprocal(below.own_grid()), below, below.own_source())
-        if not inverse.covariance.finite or below.mean == 0 or abs(below.mean) < 2 * math.sqrt(below.variance):
-            raise Unknown("division by a tensor that comes close to zero")
-        return nodes, (values[0], inverse), dims
+        return nodes, (values[0], inverse_of(values[1])), dims
 
     def across_sources(self, call: Call, moving: list[tuple[torch.fx.Node, Value]]) -> Result:
         _, (above, inverse), dims = self._factors(call)

@@ -45,7 +45,7 @@ class Mean(Rule):
         scale = self.scale(call, x, over)
         dims = without(x.dims, over, call.shape)
         k = mean_covariance(x.covariance, x.dims, over) * scale**2
-        return Value(dims, x.mean * scale, k, approximate=x.approximate).settled()
+        return Value(dims, x.mean * scale, k, approximate=x.approximate, positive=x.positive).settled()
 
     def scale(self, call: Call, x: Value, over: tuple[int, ...]) -> float:
         """1 for a mean, the number of elements for a sum."""
@@ -93,7 +93,7 @@ class Spread(Rule):
         positions, samples = any(a.role == "P" for d in dims for a in d), any(a.role == "S" for d in dims for a in d)
         k = Kernel.independent(mean**2 * relative, samples, positions)
         call.memo["over"], call.memo["mean"] = over, mean
-        return Value(dims, mean, k, iid=x.iid, approximate=x.approximate).settled()
+        return Value(dims, mean, k, iid=x.iid, approximate=x.approximate, positive=True).settled()
 
     def _euclidean(self, call: Call) -> None:
         order = call.node.kwargs.get(
