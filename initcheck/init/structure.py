@@ -375,21 +375,6 @@ def _distances(
     return found
 
 
-def _distances(
-    nodes: list[torch.fx.Node], weighted: set[torch.fx.Node], *, forward: bool, longest: bool, from_ends: bool
-) -> dict[torch.fx.Node, int]:
-    """Number of weights (its own included) from each node to the nearest norm or, ``from_ends``, end of the model."""
-    found: dict[torch.fx.Node, int] = {}
-    for node in nodes if forward else reversed(nodes):
-        if op_of(node) in NORM_OPS or (from_ends and node.op == ("placeholder" if forward else "output")):
-            found[node] = 0
-            continue
-        near = [found[n] for n in (node.all_input_nodes if forward else node.users) if n in found]
-        if near:
-            found[node] = (max(near) if longest else min(near)) + (node in weighted)
-    return found
-
-
 def output_weights(structure: Structure) -> set[str]:
     """Weights whose output is the model's output (through no other weight or nonlinearity)."""
     return {use.parameter for use in structure.uses if use.feeds == "output"}
