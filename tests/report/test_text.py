@@ -59,8 +59,8 @@ def test_evidence_suggestion_and_fix_follow() -> None:
 def test_a_model_without_findings_takes_one_line_that_says_what_was_checked() -> None:
     (line,) = [line for line in lines(samples.run()) if "Fine" in line]
     assert line == (
-        "models/deep.py:1:1: Fine: ok; built by Deep(); input float32[2,100]; 1 layer, 100 % of the graph known (recorder)"
-        "; forward std 0.1; gradient std 2e-07"
+        "models/deep.py:1:1: Fine: ok; built by Deep(); input float32[2,100]; 1 layer, 100 % of the graph known "
+        "(recorder); forward std 0.1; gradient std 2e-07"
     )
 
 
