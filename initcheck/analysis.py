@@ -11,7 +11,7 @@ import torch
 import torch._dynamo  # fake tensors import it (2 s) when first used: once, in the server, not in every child
 
 from initcheck.audit import audit
-from initcheck.discovery.candidates import Candidate, candidates
+from initcheck.discovery.candidates import Candidate, ConstructionError, candidates
 from initcheck.discovery.inputs import Inputs, InputsNotFound, find_inputs
 from initcheck.discovery.loader import LoadError, load
 from initcheck.measuring.run import measure_suggested
@@ -70,7 +70,11 @@ def _analyse(candidate: Candidate, source: SourceFile, job: FileJob, emit: Emit)
         traced = trace(
             built.model, inputs.args, inputs.kwargs, mode=job.config.mode, log=built.log, name=candidate.name
         )
-    except (BuildError, TraceError) as error:
+    except BuildError as error:
+        tried = error.__cause__
+        reason = f"its constructor raised {tried.reason}" if isinstance(tried, ConstructionError) else str(error)
+        raise _NotAnalysedError(reason) from error
+    except TraceError as error:
         raise _NotAnalysedError(str(error)) from error
     except InputsNotFound as error:
         raise _NotAnalysedError(str(error), getattr(error, "hint", "")) from error
