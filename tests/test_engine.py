@@ -1,4 +1,4 @@
-"""A whole run on real files: what is found, what is said of what could not be analysed, and that nothing else suffers."""
+"""A whole run on real files: what is found, what is said of the rest, and that nothing else suffers."""
 
 from __future__ import annotations
 

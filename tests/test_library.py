@@ -48,7 +48,7 @@ def test_the_model_is_left_exactly_as_it_was() -> None:
     model(torch.randn(2, 3, 8, 8)).sum().backward()
     calls: list[int] = []
     model.register_forward_hook(lambda *_: calls.append(1))
-    before = copy.deepcopy({k: v for k, v in model.state_dict().items()})
+    before = copy.deepcopy(dict(model.state_dict()))
     gradients = {k: p.grad.clone() for k, p in model.named_parameters() if p.grad is not None}
     flags = [m.training for m in model.modules()]
     hooks = [dict(m._forward_hooks) for m in model.modules()]
