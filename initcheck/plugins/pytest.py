@@ -40,11 +40,15 @@ def assert_healthy(
 
     Raises:
         AssertionError: names each finding, with its evidence.
+        RuntimeError: a rule of initcheck crashed: nothing can be said.
     """
     __tracebackhide__ = True
     from initcheck.library import analyze
 
     report = analyze(model, example_inputs, mode)
+    for note in report.notes:
+        if note.startswith("defect in initcheck"):
+            raise RuntimeError(note)
     least = Severity.parse(fail_on)
     found = [f for f in report.findings if f.severity >= least and not f.code.startswith(tuple(ignore))]
     if found:
