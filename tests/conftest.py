@@ -8,7 +8,7 @@ torch.set_num_threads(1)
 _DECLARED = []
 
 try:
-    import torchvision  # noqa: F401
+    import torchvision
 except RuntimeError:  # "operator torchvision::nms does not exist"
     _library = torch.library.Library("torchvision", "DEF")
     for _name in ("nms", "qnms"):
