@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ def _run(result: RunResult, sources: Mapping[str, str], config: Config) -> dict[
     findings = shown_findings(result, config)
     pages = rule_pages()
     codes = sorted({finding.code for finding in findings})
+    fingerprints = _fingerprints(findings, sources)
     artifacts = sorted({file.path for file in result.files} | {finding.location.path for finding in findings})
     return {
         "tool": {
@@ -47,7 +49,10 @@ def _run(result: RunResult, sources: Mapping[str, str], config: Config) -> dict[
         "originalUriBaseIds": {_ROOT: {"uri": Path.cwd().as_uri() + "/"}},
         "artifacts": [{"location": _uri(path)} for path in artifacts],
         "columnKind": "unicodeCodePoints",
-        "results": [_result(finding, codes, artifacts, sources) for finding in findings],
+        "results": [
+            _result(finding, codes, artifacts, fingerprint)
+            for finding, fingerprint in zip(findings, fingerprints, strict=True)
+        ],
     }
 
 
@@ -72,9 +77,7 @@ def _rule(page: RulePage) -> dict[str, Any]:
     }
 
 
-def _result(
-    finding: Finding, codes: Sequence[str], artifacts: Sequence[str], sources: Mapping[str, str]
-) -> dict[str, Any]:
+def _result(finding: Finding, codes: Sequence[str], artifacts: Sequence[str], fingerprint: str) -> dict[str, Any]:
     text = finding.message
     if finding.evidence:
         text += "\n" + "\n".join(line.text for line in finding.evidence)
@@ -88,7 +91,7 @@ def _result(
         "level": _LEVELS[finding.severity],
         "message": {"text": text},
         "locations": [{"physicalLocation": place, **_logical(finding)}],
-        "partialFingerprints": {"initcheck/v1": _fingerprint(finding, sources)},
+        "partialFingerprints": {"initcheck/v1": fingerprint},
     }
     related = [
         {"id": number, "physicalLocation": _physical(line.location), "message": {"text": line.text}}
@@ -122,6 +125,17 @@ def _uri(path: str) -> dict[str, Any]:
     if relative.startswith(".."):
         return {"uri": Path(path).absolute().as_uri()}
     return {"uri": quote(relative.replace(os.sep, "/")), "uriBaseId": _ROOT}
+
+
+def _fingerprints(findings: Sequence[Finding], sources: Mapping[str, str]) -> list[str]:
+    """One for each finding; those alike in everything but their line are numbered in order."""
+    seen: Counter[str] = Counter()
+    numbered = []
+    for finding in findings:
+        digest = _fingerprint(finding, sources)
+        seen[digest] += 1
+        numbered.append(f"{digest}:{seen[digest]}")
+    return numbered
 
 
 def _fingerprint(finding: Finding, sources: Mapping[str, str]) -> str:

@@ -80,6 +80,14 @@ def test_the_fingerprint_stays_when_lines_above_move_and_changes_with_the_line()
     assert fingerprint(1, "f(x)\n") != fingerprint(1, "g(x)\n")
 
 
+def test_equal_lines_have_fingerprints_of_their_own() -> None:
+    twice = tuple(replace(samples.DEPRECATED, location=Location("a.py", line, 1, line, 4)) for line in (1, 2))
+    document = log(RunResult((FileResult("a.py", findings=twice),)), {"a.py": "f(x)\nf(x)\n"})
+    first, second = (result["partialFingerprints"]["initcheck/v1"] for result in document["runs"][0]["results"])
+    assert (first[-2:], second[-2:]) == (":1", ":2")
+    assert first[:-2] == second[:-2]
+
+
 def test_paths_are_uris(tmp_path: Path) -> None:
     outside = tmp_path / "a b.py"
     finding = replace(samples.DEPRECATED, location=Location(str(outside), 1))
