@@ -20,12 +20,13 @@ import traceback
 import types
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from initcheck.discovery import synthesis
+from initcheck.discovery import project, synthesis
 from initcheck.discovery.constructions import Construction, Evaluation, Scope, call_sites, find
 from initcheck.discovery.loader import Execution, describe, execution
 from initcheck.discovery.placeholders import NotAvailableError, Placeholder
@@ -62,6 +63,7 @@ class InputHints:
     module: ModuleType | None = None
     evaluation: Evaluation | None = None
     class_name: str = ""
+    context: synthesis.Context | None = None
 
 
 @dataclass(slots=True)
@@ -86,8 +88,6 @@ def candidates(source: SourceFile, module: ModuleType, config: Config) -> list[C
 
 
 def _same_file(one: str, other: str) -> bool:
-    from pathlib import Path
-
     return Path(one).resolve() == Path(other).resolve()
 
 
@@ -127,7 +127,7 @@ class _Finder:
         self.factories = self._factories()
 
     def candidates(self) -> list[Candidate]:
-        found = [self._of_class(name) for name in self.definitions.roots]
+        found = [candidate for name in self.definitions.roots for candidate in self._of_class(name)]
         found += [self._of_factory(name) for name, makes in self.factories.items() if makes == ""]
         found += self._of_variables()
         order = {id(c): (c.location.line, c.location.column) for c in found}
@@ -143,8 +143,17 @@ class _Finder:
             for name, node in functions.items():
                 if name not in made and (found := self._returned(node, made)) is not None:
                     made[name] = found
-        helpers = self.definitions.helpers
-        return {name: makes for name, makes in made.items() if makes or (name not in helpers and name[:1] != "_")}
+        parts = self.definitions.helpers | self._nested_in_modules()
+        return {name: makes for name, makes in made.items() if makes or (name not in parts and name[:1] != "_")}
+
+    def _nested_in_modules(self) -> set[str]:
+        """Functions whose result is handed to a module's constructor: ``VGG(make_layers(cfg))``."""
+        found: set[str] = set()
+        for call in ast.walk(self.source.tree):
+            if isinstance(call, ast.Call) and called_name(call) in self.definitions.modules:
+                values = [*call.args, *(keyword.value for keyword in call.keywords)]
+                found |= {called_name(value) for value in values if isinstance(value, ast.Call)}
+        return found
 
     def _returned(self, node: ast.FunctionDef, made: dict[str, str]) -> str | None:
         bound: dict[str, ast.expr] = {}
@@ -189,12 +198,12 @@ class _Finder:
         evaluation = self._evaluation(context)
         found = [c for c in self._constructions({name}) if c.scope.label != name]
         ways = [*self._calls_of(name, node, target, {name}, context), *self._evaluated(found, evaluation)]
-        hints = InputHints(None, self._held(found) | {name}, self.source, self.module, evaluation, "")
+        hints = InputHints(None, self._held(found) | {name}, self.source, self.module, evaluation, "", context)
         return self._candidate(name, ways, self.source.location(node), hints)
 
     # -- classes --------------------------------------------------------------------------------------------------
 
-    def _of_class(self, name: str) -> Candidate:
+    def _of_class(self, name: str) -> list[Candidate]:
         node = self.definitions.modules[name]
         target = self.module.__dict__[name]
         code = self.definitions.code(name)
@@ -212,10 +221,34 @@ class _Finder:
         ways = list(self._evaluated(with_init, evaluation))
         ways += [_plain_call(self.module.__dict__[m], m) for m in self._by_init(open_makers)]
         ways += self._evaluated([c for c in found if not c.runs_init], evaluation)
+        if not ways and not _optional_only(target):
+            ways.append(self._in_project({name, *makers}, context))
         ways += list(self._calls_of(name, node, target, set(), context))
         location = self.source.class_location(name) or Location(self.source.path, node.lineno)
-        hints = InputHints(None, self._held(found) | {name}, self.source, self.module, evaluation, name)
-        return self._candidate(name, ways, location, hints)
+        hints = InputHints(None, self._held(found) | {name}, self.source, self.module, evaluation, name, context)
+        distinct = self._distinct(found)
+        if len(distinct) < 2:
+            return [self._candidate(name, ways, location, hints)]
+        return [
+            self._candidate(
+                ast.unparse(construction.target), list(self._evaluated([construction], evaluation)),
+                self.source.location(construction.call), hints,
+            )
+            for construction in distinct
+            if construction.target is not None
+        ]  # fmt: skip
+
+    @staticmethod
+    def _distinct(found: list[Construction]) -> list[Construction]:
+        """Models of one class that the module level makes with different arguments: models of their own."""
+        kept: dict[str, Construction] = {}
+        names: set[str] = set()
+        for construction in found:
+            if construction.scope.kind == "module" and isinstance(construction.target, ast.Name):
+                if construction.target.id not in names:
+                    names.add(construction.target.id)
+                    kept.setdefault(ast.unparse(construction.expression), construction)
+        return sorted(kept.values(), key=lambda c: c.line)[:_MOST_WAYS]
 
     def _action_lines(self) -> str:
         """What the rest of the file says about the actions of an environment."""
@@ -242,6 +275,25 @@ class _Finder:
                 function = self.definitions.functions[maker]
                 yield self._guessed(maker, self.module.__dict__.get(maker), function, context)
 
+    def _in_project(self, names: set[str], context: synthesis.Context) -> _Way:
+        """The first construction in other files of the project that works."""
+        worked: list[str] = []
+
+        def run() -> Any:
+            error: Exception = NotAvailableError("no other file of the project makes it")
+            for found in project.constructions(self.execution, names, context) if self.execution is not None else ():
+                way = self._evaluating(found.construction, found.evaluation)
+                try:
+                    model = self._resolving_names(way.run)
+                except Exception as failed:  # user code
+                    error = failed
+                    continue
+                worked[:] = [f"{way.text()} in {Path(found.path).name}"]
+                return model
+            raise error
+
+        return _Way(run, lambda: worked[0], user_wrote=False)
+
     def _guessed(self, name: str, target: Any, node: Any, context: synthesis.Context) -> _Way:
         given: dict[str, Any] = {}
 
@@ -253,10 +305,19 @@ class _Finder:
             return value
 
         def text() -> str:
-            shown = ", ".join(f"{key}={_shown(value)}" for key, value in given.items())
-            return f"{name}({shown}), arguments made up from their names and use"
+            shown = ", ".join(f"{key}={self._shown(value)}" for key, value in given.items())
+            own = all(self._is_default_settings(value) for value in given.values())
+            return f"{name}({shown})" + ("" if own else ", arguments made up from their names and use")
 
         return _Way(run, text, user_wrote=False)
+
+    def _is_default_settings(self, value: Any) -> bool:
+        """Whether a value is a configuration of this file's own class, made of its defaults."""
+        cls = type(value)
+        return self.module.__dict__.get(cls.__name__) is cls and _optional_only(cls)
+
+    def _shown(self, value: Any) -> str:
+        return f"{type(value).__name__}()" if self._is_default_settings(value) else _shown(value)
 
     # -- variables ------------------------------------------------------------------------------------------------
 
@@ -365,12 +426,23 @@ class _Finder:
                 model, entry = with_entry(_as_model(self._resolving_names(way.run)))
             except (Exception, SystemExit) as error:
                 failures.append((way.user_wrote and not isinstance(error, NotAvailableError), error))
+                if self._initialisation_raised(error):
+                    break  # without its initialisation it would be another model
                 continue
             return model, way.text() + (f"; run by {entry}()" if entry else "")
         if not failures:
             raise ConstructionError(f"nothing in the file says how to make {name}")
         _, error = max(failures, key=lambda failure: failure[0])
         raise ConstructionError(describe(error, self.source.path)) from error
+
+    def _initialisation_raised(self, error: BaseException) -> bool:
+        """Whether the user's own init function raised, outside any constructor."""
+        if isinstance(error, (NameError, ImportError, OSError, SystemExit)):
+            return False
+        frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == self.source.path]
+        return bool(frames) and any(
+            re.search(r"(?<!_)init(?!__)|reset_param", f.name) is not None and f.name != "__init__" for f in frames[-1:]
+        )
 
     def _resolving_names(self, run: Callable[[], Any]) -> Any:
         """Run user code; a global that was not computed so far is computed when it turns out to be missing."""
@@ -451,9 +523,7 @@ def _as_model(value: Any) -> nn.Module:
 def with_entry(model: nn.Module) -> tuple[nn.Module, str]:
     """The model with a ``forward``, and the method that stands in for it where the class has none (an RL agent)."""
     forward = getattr(type(model), "forward", None)
-    if getattr(forward, "__name__", "_forward_unimplemented") != "_forward_unimplemented":
-        return model, ""
-    if "forward" in model.__dict__:
+    if "forward" in model.__dict__ or not _is_unimplemented(forward):
         return model, ""
     own = [name for name, value in vars(type(model)).items() if isinstance(value, types.FunctionType)]
     public = [name for name in own if name[:1] != "_" and not re.match(r"(init|reset|save|load|configure)", name)]
@@ -462,6 +532,14 @@ def with_entry(model: nn.Module) -> tuple[nn.Module, str]:
             model.forward = getattr(model, name)
             return model, name
     return model, ""
+
+
+def _is_unimplemented(forward: Any) -> bool:
+    """``nn.Module``'s own, or one that only raises ``NotImplementedError``."""
+    code = getattr(forward, "__code__", None)
+    if getattr(forward, "__name__", "") == "_forward_unimplemented":
+        return True
+    return code is not None and code.co_names == ("NotImplementedError",)
 
 
 def runnable(model: nn.Module) -> nn.Module:
@@ -502,13 +580,14 @@ class Guesses:
             if any(_equal(given, earlier) for earlier in seen):
                 continue
             seen.append(given)
+            used = _fresh(given)  # settings note in it what they were asked for
             try:
-                value = self.target(**_fresh(given))
+                value = self.target(**used)
             except (Exception, SystemExit) as error:
                 if isinstance(error, (NameError, NotAvailableError)):
                     raise
                 first = first or error
-                queue = [*self._mended(given, error), *queue]
+                queue = [*self._mended(used, error), *queue]
                 continue
             self.given = given
             return value
@@ -520,10 +599,23 @@ class Guesses:
         names = self._named(error, given) or list(given)
         for name in names:
             value = given[name]
+            if isinstance(value, synthesis.Settings):
+                yield from ({**given, name: other} for other in self._other_settings(value, name, error))
             for pattern, mend in _MENDS:
                 if re.search(pattern, message) or (pattern == "" and isinstance(error, AssertionError)):
                     for other in mend(value, name, self.context):
                         yield {**given, name: other}
+
+    def _other_settings(self, value: synthesis.Settings, name: str, error: BaseException) -> Iterator[Any]:
+        """Settings whose values on the failing line are lists where they were numbers, or the reverse."""
+        line = next((f.line for f in reversed(traceback.extract_tb(error.__traceback__)) if f.filename == self.path), "")
+        words = set(re.findall(r"\w+", line or ""))
+        for key in value:
+            if any(key == word or key.endswith(f"_{word}") for word in words):
+                for pattern, mend in _MENDS[:2]:
+                    if re.search(pattern, str(error)):
+                        for other in mend(value[key], key, self.context):
+                            yield synthesis.Settings({**value, key: other})
 
     def _named(self, error: BaseException, given: dict[str, Any]) -> list[str]:
         for frame in reversed(traceback.extract_tb(error.__traceback__)):

@@ -17,7 +17,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from initcheck.discovery.denied import denied_call
-from initcheck.discovery.environments import environment_for, is_environment
+from initcheck.discovery.environments import is_environment
 from initcheck.discovery.loader import Execution, describe
 from initcheck.discovery.placeholders import NotAvailableError, Placeholder
 from initcheck.discovery.slicing import Statement, is_main_guard, names_used, slice_for, statement
@@ -323,7 +323,6 @@ class Evaluation:
     ) -> Any:
         """Run statements and give the value of an expression: in a function for a function's scope, else at module level."""
         namespace = self.execution.module.__dict__
-        namespace["__initcheck__"] = SimpleNamespace(recover=self._recover, call=self._call, value=_value)
         if scope.function is None:
             given: dict[str, Any] = {}
             store = ast.Assign([ast.Name("__initcheck_result__", ast.Store())], result)
@@ -339,6 +338,7 @@ class Evaluation:
             outer = ast.FunctionDef("__initcheck_make__", ast.arguments([], [], None, [], [], None, []),
                                     [placed, ast.Return(ast.Name(scope.function.name, ast.Load()))], [], None)  # fmt: skip
             code = self.execution.compile(ast.fix_missing_locations(ast.Module([ast.copy_location(outer, scope.function)], [])))
+        namespace["__initcheck__"] = SimpleNamespace(recover=self._recover, call=self._call, value=_value)
         with self.execution.session.active():
             exec(code, namespace)
             try:
@@ -389,7 +389,7 @@ class Evaluation:
     def _recover(self, name: str, error: BaseException | str) -> Any:
         """A value for a variable whose own could not be had."""
         if is_environment(name.lower()):
-            made: Any = environment_for(self.context.code)
+            made: Any = self.context.make_environment()
         else:
             made = by_name(name) if _SIZE.search(name) else UNKNOWN
         reason = error if isinstance(error, str) else describe(error, self.execution.source.path)

@@ -15,25 +15,41 @@ def is_environment(name: str) -> bool:
     return _NAME.fullmatch(name) is not None
 
 
-class Space:
-    """A box of floats (``n`` None) or ``n`` choices, with the attributes of gym's spaces."""
+class Box:
+    """Floats of a shape, with the attributes of gym's space of that name (code asks for ``__class__.__name__``)."""
 
-    def __init__(self, shape: tuple[int, ...], n: int | None = None) -> None:
+    def __init__(self, shape: tuple[int, ...]) -> None:
         self.shape = shape
-        self.dtype = np.dtype(np.float32 if n is None else np.int64)
-        if n is None:
-            self.low = np.full(shape, -1.0, np.float32)
-            self.high = np.full(shape, 1.0, np.float32)
-        else:
-            self.n = n
-            self.nvec = np.array([n])
+        self.dtype = np.dtype(np.float32)
+        self.low = np.full(shape, -1.0, np.float32)
+        self.high = np.full(shape, 1.0, np.float32)
 
     def sample(self) -> Any:
         """A value of the space."""
-        return 0 if self.shape == () else np.zeros(self.shape, self.dtype)
+        return np.zeros(self.shape, self.dtype)
 
     def __repr__(self) -> str:
-        return f"Discrete({self.n})" if hasattr(self, "n") else f"Box{self.shape}"
+        return f"Box{self.shape}"
+
+
+class Discrete:
+    """``n`` choices."""
+
+    def __init__(self, n: int) -> None:
+        self.n = n
+        self.shape: tuple[int, ...] = ()
+        self.dtype = np.dtype(np.int64)
+        self.nvec = np.array([n])
+
+    def sample(self) -> Any:
+        """A value of the space."""
+        return 0
+
+    def __repr__(self) -> str:
+        return f"Discrete({self.n})"
+
+
+Space = Box | Discrete
 
 
 class Environment:
@@ -56,4 +72,4 @@ def environment_for(code: str) -> Environment:
     last = re.search(r"shape\[-1\]|permute\(\(?0, 3, 1, 2|h, w, c = ", code) is not None
     box = ((64, 64, 3) if last else (4, 84, 84)) if pixels else (4,)
     discrete = re.search(r"action_space\.n\b|\.nvec|action_space\[0\]\.n\b", code) is not None
-    return Environment(Space(box), Space((), 4 if pixels else 2) if discrete else Space((2,)))
+    return Environment(Box(box), Discrete(4 if pixels else 2) if discrete else Box((2,)))

@@ -152,7 +152,7 @@ class Session(importlib.abc.MetaPathFinder):
         sys.argv = [str(self.place.path)]
         importlib.invalidate_caches()
         try:
-            with _lenient_argparse(), _small_files_only():
+            with _lenient_argparse(), _small_files_only(self.place.folders):
                 yield
         finally:
             self._depth -= 1
@@ -197,14 +197,16 @@ def _lenient_argparse() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _small_files_only() -> Iterator[None]:
-    """Configurations may be read; nothing is written, and data sets are not read."""
+def _small_files_only(folders: Sequence[Path]) -> Iterator[None]:
+    """Configurations may be read, from the project's folders too; nothing is written, and data sets are not read."""
     kept = builtins.open
 
     def guarded(file: Any, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
         if isinstance(file, (str, os.PathLike)):
             if set(mode) & set("wax+"):
                 raise PermissionError(f"initcheck lets analysed code write no files (it tried {os.fspath(file)!r})")
+            if not os.path.isabs(file) and not os.path.exists(file):
+                file = next((p for p in (folder / file for folder in folders) if p.is_file()), file)
             with contextlib.suppress(OSError):
                 if os.path.getsize(file) > _LARGEST_FILE:
                     raise PermissionError(f"initcheck reads no data sets ({os.fspath(file)!r} is larger than 1 MB)")

@@ -82,7 +82,8 @@ class _Search:
         self.trial = trial
         hints = candidate.input_hints
         self.text = hints.source.text if hints.source is not None else ""
-        self.facts = Facts.of(model, self.text, _dimensions(candidate, model))
+        environment = hints.context.environment if hints.context is not None else None
+        self.facts = Facts.of(model, self.text, _dimensions(candidate, model), environment)
         self.memory = Memory()
         self.tried: dict[str, str] = {}
         self.first_error: Exception | None = None

@@ -133,28 +133,40 @@ def _image_sizes(failure: Failure, got: int, wanted: int) -> Iterator[Proposal]:
     images = [(p, s) for p, s in failure.proposal.leaves() if len(s.shape) in (3, 4, 5) and s.dtype.startswith("float")]
     for path, spec in images[:1]:
         spatial = len(spec.shape) - 2
-        if spec.shape[-1] != spec.shape[2] or (spatial == 1 and not _has_conv(failure.model, 1)):
+        first = 1 if len(spec.shape) == 4 and spec.shape[1] == spec.shape[2] != spec.shape[3] else 2  # channels last
+        size = spec.shape[first]
+        if spec.shape[first + spatial - 1] != size or (spatial == 1 and not _has_conv(failure.model, 1)):
             continue
-        size = spec.shape[-1]
-        seen = failure.memory.features
-        seen[size] = got
-        estimates = [size * (wanted / got) ** (1 / spatial)]
-        others = sorted((s for s in seen if s != size and seen[s] != got), key=lambda s: abs(seen[s] - wanted))
-        if others:
-            root = {s: seen[s] ** (1 / spatial) for s in (size, others[0])}
-            slope = (root[size] - root[others[0]]) / (size - others[0])
-            if slope > 0:
-                estimates.insert(0, size + (wanted ** (1 / spatial) - root[size]) / slope)
-        for estimate in estimates:
-            for shift in (0, 1, -1, 2, -2, 4, -4):
-                tried = round(estimate) + shift
-                if 4 <= tried <= 1024 and tried not in seen:
-                    yield failure.proposal.put(path, replace(spec, shape=(*spec.shape[:2], *((tried,) * spatial))))
+        for tried in _estimates(failure.memory.features, size, got, wanted, spatial):
+            shape = (*spec.shape[:first], *((tried,) * spatial), *spec.shape[first + spatial :])
+            yield failure.proposal.put(path, replace(spec, shape=shape))
+
+
+def _estimates(seen: dict[int, int], size: int, got: int, wanted: int, spatial: int) -> Iterator[int]:
+    """Sizes that may give ``wanted`` features, ``size`` having given ``got``: a secant through two sizes, else in proportion."""
+    seen[size] = got
+    estimates = [size * (wanted / got) ** (1 / spatial)]
+    others = sorted((s for s in seen if s != size and seen[s] != got), key=lambda s: abs(seen[s] - wanted))
+    if others:
+        root = {s: seen[s] ** (1 / spatial) for s in (size, others[0])}
+        slope = (root[size] - root[others[0]]) / (size - others[0])
+        if slope > 0:
+            estimates.insert(0, size + (wanted ** (1 / spatial) - root[size]) / slope)
+    for estimate in estimates:
+        for shift in (0, 1, -1, 2, -2, 4, -4):
+            tried = round(estimate) + shift
+            if 4 <= tried <= 1024 and tried not in seen:
+                yield tried
 
 
 def _has_conv(model: nn.Module, dimensions: int) -> bool:
     kind = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}[dimensions]
     return any(isinstance(module, kind) for module in model.modules())
+
+
+def _feature_map(failure: Failure, match: re.Match[str]) -> Iterator[Proposal]:
+    """A layer norm over whole feature maps: their side tells the image's."""
+    yield from _image_sizes(failure, int(match[2]) ** 2, int(match[1]) ** 2)
 
 
 def _matmul(failure: Failure, match: re.Match[str]) -> Iterator[Proposal]:
@@ -458,6 +470,20 @@ def _as_dict(failure: Failure, path: Path, spec: InputSpec, name: str) -> Iterat
         yield failure.proposal.put(path, values)
 
 
+def _image_rank(failure: Failure, match: re.Match[str]) -> Iterator[Proposal]:
+    """A lookup by the number of axes."""
+    for rank in (4, 3, 2):
+        yield from _rank(failure, rank)
+
+
+def _one_sample(failure: Failure, match: re.Match[str]) -> Iterator[Proposal]:
+    changed = failure.proposal
+    for path, spec in failure.proposal.leaves():
+        if spec.shape:
+            changed = changed.put(path, _with_size(spec, 0, 1))
+    yield changed
+
+
 def _missing_key(failure: Failure, match: re.Match[str]) -> Iterator[Proposal]:
     """A dict input lacks a key."""
     for path, value in _dicts(failure.proposal):
@@ -481,7 +507,8 @@ _MENDS: tuple[tuple[str, Callable[[Failure, re.Match[str]], Iterator[Proposal]]]
     (r"input has inconsistent input_size: got (\d+),? expected (\d+)", _matmul),
     (r"was expecting embedding dimension of (\d+), but got (\d+)", _wanted_got),
     (r"the feature number of src and tgt must be equal to d_model", _model_width),
-    (r"normalized_shape=\[(\d+)\].*?got input of size\[(?:\d+, )*(\d+)\]", _wanted_got),
+    (r"normalized_shape=\[(\d+)\].*?got input of size(?: torch\.Size\()?\[(?:\d+, )*(\d+)\]", _wanted_got),
+    (r"normalized_shape=\[\d+, (\d+), \1\].*?got input of size(?: torch\.Size\()?\[(?:\d+, )*(\d+)\]", _feature_map),
     (r"running_mean should contain (\d+) elements not (\d+)", _matmul),
     (r"Expected hidden(?:\[\d\])? size \(([\d, ]+)\), got [\[(]+([\d, ]+)", _hidden),
     (r"[Ee]xpected .*?\d-?D .*?input|[Ee]xpected input to be|to be 2-?D or 3-?D", _rank_text),
@@ -504,6 +531,8 @@ _MENDS: tuple[tuple[str, Callable[[Failure, re.Match[str]], Iterator[Proposal]]]
     (r"'(?:Fake)?Tensor' object has no attribute '(\w+)'", _as_object),
     (r"got str|indices must be integers|new\(\): invalid data type 'str'|too many dimensions 'str'", _dict_input),
     (r"^'(\w+)'$", _missing_key),
+    (r"^\d$", _image_rank),
+    (r"batch sizes? > 1", _one_sample),
     (r"cannot be interpreted as an integer|must be tuple of ints|single element can be converted|converted to Scalar|must be int|Boolean value of Tensor|"
      r"only one element tensors", _to_number),
 )  # fmt: skip

@@ -39,6 +39,8 @@ class Placeholder:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if len(args) == 1 and not kwargs and isinstance(args[0], (type, FunctionType)):
             return args[0]  # it is used as a decorator
+        if self._name.rpartition(".")[2] in _SAYING:
+            return None
         if _loading_depth:
             return Placeholder(f"{self._name}(...)", self._reason)
         return self._refuse()
@@ -68,6 +70,7 @@ class Placeholder:
     __floordiv__ = __rfloordiv__ = __mod__ = __pow__ = __neg__ = __lt__ = __gt__ = __le__ = __ge__ = _refuse
 
 
+_SAYING = frozenset({"info", "warning", "warn", "debug", "error", "log", "exception", "critical", "print"})
 _loading_depth: list[None] = []
 
 

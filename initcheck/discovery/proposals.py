@@ -13,6 +13,7 @@ from typing import Any
 from torch import nn
 
 from initcheck.config import InputSpec
+from initcheck.discovery.environments import Discrete, Environment
 
 BATCH = 8
 """Enough samples for the statistics of a batch to mean something; small enough for a real pass."""
@@ -54,10 +55,13 @@ class Facts:
     layers: list[nn.Module]
     dimensions: Mapping[str, int] = field(default_factory=dict)
     dtype: str = "float32"
+    environment: Environment | None = None
 
     @classmethod
-    def of(cls, model: nn.Module, text: str, dimensions: Mapping[str, int]) -> Facts:
-        """Of a model, the source text around it and named dimensions (arguments of its constructor)."""
+    def of(
+        cls, model: nn.Module, text: str, dimensions: Mapping[str, int], environment: Environment | None = None
+    ) -> Facts:
+        """Of a model, the source text around it, named dimensions (its constructor's arguments) and its environment."""
         layers = [m for m in model.modules() if isinstance(m, _KNOWN)]
         count = sum(p.numel() for p in model.parameters())
         tables = [m.num_embeddings for m in layers if isinstance(m, nn.Embedding)]
@@ -70,6 +74,7 @@ class Facts:
             layers=layers,
             dimensions=dimensions,
             dtype=dtypes[0] if dtypes else "float32",
+            environment=environment,
         )
 
 
@@ -215,6 +220,7 @@ def signature(model: nn.Module) -> list[Argument]:
 
 
 _TOKENS = re.compile(r"(\w*input_?)?ids|idxs?|tok(en)?s?|token_ids|src|tgt|trg|text|captions?|words?|sent(ence)?s?|(in_?)?seqs?|sequences?|source|prompt|in_idx|utterances?")
+_IMAGE = re.compile(r"im(g|age)s?|pixel_values|frames?|pictures?|input_images?|photos?")
 _MASK = re.compile(r"\w*mask\w*|\w*padding")
 _STATE = re.compile(r"h|hx|hc|h_?0|c_?0|hiddens?|(prev_|init_|last_)?(hidden|lstm|rnn|cell)(_states?|_cells?)?|states|hxs|rnn_hxs|lstm_state|memory_state")
 _TIME = re.compile(r"t|times?|timesteps?|time_?steps?|noise_(level|labels)|sigmas?|diffusion_step|ts")
@@ -232,6 +238,11 @@ def options(argument: Argument, model: nn.Module, facts: Facts, position: int) -
     B, T, name = facts.batch, facts.length, argument.name
     low = name.lower()
     primary = first_layers(facts) or of_parameters(model, facts)
+    if facts.environment is not None and position == 0:
+        primary = [floats(B, *facts.environment.observation_space.shape), *primary]
+    if _IMAGE.fullmatch(low) and not any(len(spec.shape) == 4 for spec in primary):
+        channels = next((v for k, v in facts.dimensions.items() if re.fullmatch(r"(in_)?chan(nel)?s|in_chans", k)), 3)
+        primary = [*(floats(B, channels, size, size) for size in facts.sizes), *primary]
     named = [floats(B, size) for key, size in facts.dimensions.items() if _stem(key) == _stem(low)]
     tables = [ids(m.num_embeddings, B) for m in facts.layers if isinstance(m, nn.Embedding)]
     recurrent = [m for m in model.modules() if isinstance(m, (nn.RNNBase, nn.RNNCellBase))]
@@ -254,9 +265,11 @@ def options(argument: Argument, model: nn.Module, facts: Facts, position: int) -
     if position > 0 and _GRAPH_BATCH.fullmatch(low) and any(_EDGES.fullmatch(a.name) for a in signature(model)):
         return [ids(1, NODES)]
     if position > 0 and _LABEL.fullmatch(low):
-        return [*named, *tables[-1:], ids(10, B), *primary[:1], None]
+        return [*tables[-1:], ids(10, B), *named, *primary[:1], None]
     if position > 0 and _ACTION.fullmatch(low):
-        return [*named, floats(B, 4), floats(B, 2), floats(B, 1)]
+        space = facts.environment.action_space if facts.environment is not None else None
+        known = [] if space is None else [ids(space.n, B) if isinstance(space, Discrete) else floats(B, *space.shape)]
+        return [*known, *named, floats(B, 4), floats(B, 2), floats(B, 1)]
     tokens = [s for s in primary if s.dtype == "int64"]
     if _TOKENS.fullmatch(low) and tokens:
         return [*tokens, *(s for s in primary if s.dtype != "int64")]

@@ -19,7 +19,7 @@ from typing import Any
 
 from torch import nn
 
-from initcheck.discovery.environments import Space, environment_for, is_environment
+from initcheck.discovery.environments import Box, Discrete, Environment, environment_for, is_environment
 
 UNKNOWN = object()
 """No value suggests itself."""
@@ -113,9 +113,11 @@ def by_name(name: str) -> Any:
         for pattern, value in _TABLE:
             if pattern.fullmatch(candidate):
                 return value
-    if is_environment(name.lower()):
-        return environment_for("")
-    return UNKNOWN
+    _, underscore, rest = lowered.partition("_")
+    return by_name(rest) if underscore and len(rest) > 2 else UNKNOWN  # vision_patch_size is a patch_size
+
+
+_SWITCH = re.compile(r"use|is|with|has|separate|share|enable|do|add|return|learn|fix|norm|no_|apply|tie|init|pre|post")
 
 
 class Settings(dict[str, Any]):
@@ -128,6 +130,8 @@ class Settings(dict[str, Any]):
         value = by_name(key) if isinstance(key, str) else UNKNOWN
         if value is UNKNOWN:
             value = guess_shape(key)
+        if value is UNKNOWN and isinstance(key, str):
+            value = False if _SWITCH.match(key) else 16
         if value is UNKNOWN:
             raise KeyError(key)
         self[key] = value
@@ -137,12 +141,12 @@ class Settings(dict[str, Any]):
         return self._make(key)
 
     def __getattr__(self, key: str) -> Any:
-        if key.startswith("__"):
+        if key.startswith("_"):
             raise AttributeError(key)
         try:
             return self[key]
         except KeyError:
-            raise AttributeError(f"this configuration, made up by initcheck, has no value for {key!r}") from None
+            raise AttributeError(key) from None
 
     def __setattr__(self, key: str, value: Any) -> None:
         self[key] = value
@@ -165,7 +169,7 @@ def guess_shape(name: object) -> Any:
     if re.search(r"(obs|input|state|observation)s?_?(shape|dims)", text):
         return (8,)
     if text.endswith("_space") or text == "space":
-        return Space((), 4) if "action" in text else Space((8,))
+        return Discrete(4) if "action" in text else Box((8,))
     if re.search(r"(units|sizes|dims|widths|filters|channels|layers|features|hiddens|planes)(_list)?$", text):
         return [64, 64]
     return UNKNOWN
@@ -306,11 +310,19 @@ class Context:
     namespace: Mapping[str, Any]
     blocks: tuple[type, ...] = ()
     code: str = ""
+    environment: Environment | None = None
+    """The stand-in that was made for ``env``, if one was asked for."""
+
+    def make_environment(self) -> Environment:
+        """The stand-in for the environment."""
+        if self.environment is None:
+            self.environment = environment_for(self.code)
+        return self.environment
 
 
 def _from_environment(parameter: Parameter, context: Context) -> Any:
     if is_environment(parameter.name.lower()):
-        return environment_for(context.code)
+        return context.make_environment()
     return UNKNOWN
 
 
@@ -328,6 +340,7 @@ def of_type(annotation: Any, name: str, context: Context) -> Any:
         return UNKNOWN
     if origin in (typing.Union, types.UnionType):
         inner = [argument for argument in arguments if argument is not type(None)]
+        inner.sort(key=lambda argument: argument not in _PLAIN)  # Union[Tuple[int, ...], int]: the plain one
         return of_type(inner[0], name, context) if inner else None
     if origin is typing.Literal:
         return arguments[0]
@@ -385,12 +398,15 @@ def _from_usage(parameter: Parameter, context: Context) -> Any:
             return nn.LayerNorm if re.search("LayerNorm|Attention|attn", context.code) else nn.BatchNorm2d
         if re.search(r"act|nonlin", name):
             return nn.ReLU
+        if re.search(r"conv", name):
+            own = [v for k, v in context.namespace.items() if "conv" in k.lower() and isinstance(v, types.FunctionType)]
+            return own[0] if own else nn.Conv2d
         return context.blocks[0] if context.blocks else nn.Identity
     if _SETTINGS_NAMES.fullmatch(name.lower()) and (usage.attributes or usage.keys or not usage.passed_as):
         return settings_class(context) or Settings()
     if set(usage.attributes) & {"n", "shape", "low", "high", "nvec"}:
         shaped = guess_shape(name)
-        return shaped if isinstance(shaped, Space) else Space((), 4) if "n" in usage.attributes else Space((8,))
+        return shaped if isinstance(shaped, (Box, Discrete)) else Discrete(4) if "n" in usage.attributes else Box((8,))
     if usage.attributes and any(by_name(a) is not UNKNOWN for a in usage.attributes) and by_name(name) is UNKNOWN:
         return Settings()
     if usage.is_module or (_MODULE_NAMES.fullmatch(name.lower()) and not usage.passed_as):
@@ -403,6 +419,28 @@ def _from_usage(parameter: Parameter, context: Context) -> Any:
         item = item if isinstance(item, int) and not isinstance(item, bool) else 16
         return [item if re.search("layer|block|num|depth", name) is None else 2] * (usage.length or 4 if "layer" in name else usage.length or 2)
     return UNKNOWN
+
+
+def default_settings(target: Any) -> Iterator[Any]:
+    """What a class's own ``get_default_config()`` gives, its gaps filled in the ways that are usual."""
+    maker = next((getattr(target, name) for name in _DEFAULT_MAKERS if callable(getattr(target, name, None))), None)
+    if maker is None:
+        return
+    for keep_text in (True, False):
+        try:
+            made = maker()
+        except Exception:  # a method of any class
+            return
+        holder = vars(made) if hasattr(made, "__dict__") and not isinstance(made, dict) else made
+        for key, value in list(holder.items()):
+            if value is None and by_name(key) is not UNKNOWN:
+                holder[key] = by_name(key)
+            elif isinstance(value, str) and not keep_text:
+                holder[key] = None
+        yield made
+
+
+_DEFAULT_MAKERS = ("get_default_config", "default_config", "get_default_cfg", "get_config", "default_hparams")
 
 
 def settings_class(context: Context) -> Any:
@@ -445,6 +483,10 @@ def arguments_for(target: Any, node: ast.ClassDef | ast.FunctionDef | None, cont
     """Keyword arguments to try, best first: only what is required, then with other sizes for what is unknown."""
     needed = [p for p in parameters(target, node) if p.required]
     base = {p.name: value_for(p, context) for p in needed}
+    for p in needed:
+        if _SETTINGS_NAMES.fullmatch(p.name.lower()):
+            for made in default_settings(target):
+                yield {**base, p.name: made}
     unknown = [name for name, value in base.items() if value is UNKNOWN]
     if not unknown:
         yield dict(base)
