@@ -113,7 +113,7 @@ def layer_rows(
             LayerRow(
                 name=path,
                 kind=(module.type_name if module else weight.module_type).rsplit(".", 1)[-1],
-                forward_std=moments.std if moments else None,
+                forward_std=_spread(value) if isinstance(value, Value) else None,
                 forward_mean=moments.mean if moments else None,
                 grad_std=gradient.std if gradient else None,
                 sample_std=moments.sample_std if moments else None,
@@ -127,6 +127,20 @@ def layer_rows(
             )
         )
     return rows, nodes
+
+
+def _spread(value: Value) -> float:
+    """Expected standard deviation over the tensor's elements, about the tensor's own mean.
+
+    The mean over C channels, S samples and P positions takes v_c/C + v_s/(CS) + v_p/(CSP) of the variance with it: all
+    of v_c for a single output unit, a tenth for ten classes.
+    """
+    sizes = {role: math.prod(a.size for d in value.dims for a in d if a.role == role) for role in ("C", "S", "P")}
+    moments, count, variance = value.moments, 1, 0.0
+    for part, role in ((moments.v_c, "C"), (moments.v_s, "S"), (moments.v_p, "P")):
+        count *= max(sizes[role], 1)
+        variance += part * (1 - 1 / count)
+    return math.sqrt(max(variance, 0.0))
 
 
 def weight_of(records: list[ParameterRecord]) -> ParameterRecord | None:
@@ -154,9 +168,17 @@ def output_nodes(graph: torch.fx.Graph, paths: set[str]) -> dict[str, torch.fx.N
         for path in inside - closed:
             if path not in found:
                 order.append(path)
-            if is_floating(node):
+            if is_floating(node) and not _further_output(node, found.get(path)):
                 found[path] = node
     return {path: found[path] for path in order if path in found}
+
+
+def _further_output(node: torch.fx.Node, found: torch.fx.Node | None) -> bool:
+    """Whether this is the second or later output of a call whose first one has been seen (the states of an LSTM)."""
+    if node.meta.get("op") != "getitem" or found is None or not isinstance(node.args[0], torch.fx.Node):
+        return False
+    many = isinstance(node.args[0].meta.get("val"), (tuple, list))
+    return many and found.meta.get("op") == "getitem" and found.args[0] is node.args[0] and node.args[1] != 0
 
 
 def is_floating(node: torch.fx.Node) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from initcheck.signal import ops  # noqa: F401  (registers the rules)
 from initcheck.signal.gradient import Gradient
 from initcheck.signal.kernel import Kernel
 from initcheck.signal.layers import layer_rows
-from initcheck.signal.result import Signal
+from initcheck.signal.result import Moments, Signal
 from initcheck.signal.rule import RULES, Call, NotReady, Rule, Unknown, shape_of
 from initcheck.signal.value import (
     Role,
@@ -33,12 +34,13 @@ _TRANSPARENT = {"to", "float", "contiguous", "pad", "dropout", "identity", "type
 _LARGE_CONSTANT = 1 << 24
 
 
-def propagate(trace: Trace, *, strict: bool = False) -> Signal:
+def propagate(trace: Trace, *, strict: bool = False, inputs: Mapping[str, Moments] | None = None) -> Signal:
     """Predict the scale of every tensor and of its gradient.
 
+    ``inputs``: moments of inputs by placeholder name, where they are not independent N(0, 1).
     ``strict``: let a failing rule raise instead of counting its op as unknown (for tests of the rules themselves).
     """
-    run = _Run(trace, strict)
+    run = _Run(trace, strict, inputs or {})
     run.forward()
     run.backward()
     forward = {n: _first(v).moments for n, v in run.values.items() if _first(v) is not None}
@@ -59,14 +61,14 @@ def _first(value: Any) -> Any:
 class _Run:
     """The state of one propagation."""
 
-    def __init__(self, trace: Trace, strict: bool) -> None:
+    def __init__(self, trace: Trace, strict: bool, inputs: Mapping[str, Moments]) -> None:
+        self.inputs = inputs
         self.trace = trace
         self.strict = strict
         self.values: dict[torch.fx.Node, Any] = {}
         self.gradients: dict[torch.fx.Node, dict[int, Gradient]] = {}
         self.calls: dict[torch.fx.Node, Call] = {}
         self.unknown: Counter[str] = Counter()
-        self.batch = 0
 
     def forward(self) -> None:
         with torch.no_grad():
@@ -107,6 +109,10 @@ class _Run:
         used = {a.role for d in dims for a in d}
         # an input's elements are independent along every dim that exists
         covariance = Kernel.independent(1.0, "S" in used, "P" in used)
+        given = self.inputs.get(str(node.target))
+        if given is not None:
+            covariance = Kernel(given.variance, given.v_c + given.v_s, given.v_c, given.v_c)
+            return Value(dims, given.mean, covariance).settled()
         return Value(dims, 0.0, covariance, integer=integer)
 
     def _attribute(self, node: torch.fx.Node) -> Value | None:
