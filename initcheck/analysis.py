@@ -14,6 +14,9 @@ from initcheck.audit import audit
 from initcheck.discovery.candidates import Candidate, ConstructionError, candidates
 from initcheck.discovery.inputs import Inputs, InputsNotFound, find_inputs
 from initcheck.discovery.loader import LoadError, load
+from initcheck.measuring.device import find_device
+from initcheck.measuring.errors import MeasureError
+from initcheck.measuring.memory import need_memory_for
 from initcheck.measuring.run import measure_suggested
 from initcheck.results import Measurement, Report
 from initcheck.rules.ic002_model_not_analysed import model_not_analysed
@@ -82,11 +85,18 @@ def _analyse(candidate: Candidate, source: SourceFile, job: FileJob, emit: Emit)
     audited = audit(traced, candidate.location, source)
     for defect in audited.defects:
         emit("defect", defect)
-    measured = _measure(built, traced, audited.signal, inputs, job) if job.measure else None
+    measured = None
+    if job.measure:
+        try:
+            measured = _measure(built, traced, audited.signal, inputs, job)
+        except MeasureError as error:
+            emit("error", f"{job.path}: {candidate.name} was not measured: {error}")
     return replace(audited.report, built_by=candidate.how, measured=measured, seconds=time.perf_counter() - started)
 
 
 def _measure(built: Built, traced: Trace, signal: Signal, inputs: Inputs, job: FileJob) -> Measurement:
+    find_device(job.config.device)
+    need_memory_for(traced.parameters.values())
     return measure_suggested(
         built.materialise(),
         traced,

@@ -64,6 +64,7 @@ def run(paths: Sequence[str | Path], config: Config, tell: Tell | None = None) -
         except BaseException:
             INTERRUPTED.set()  # else the pool waits for every child's timeout
             raise
+    errors.extend(error for result in results for error in result.errors)
     errors.extend(f"defect in initcheck: {defect}" for result in results for defect in result.defects)
     result = RunResult(tuple(results), tuple(errors), time.perf_counter() - started)
     return Run(result, reader.texts(result))
@@ -154,7 +155,9 @@ def _check_file(path: str, config: Config, reader: _Reader, tell: Tell | None) -
     return replace(result, fixes=summary)
 
 
-def _check_source(source: SourceFile, config: Config, reader: _Reader, tell: Tell | None, *, measure: bool) -> FileResult:
+def _check_source(
+    source: SourceFile, config: Config, reader: _Reader, tell: Tell | None, *, measure: bool
+) -> FileResult:
     """Source rules, then (only where a model can be) the worker; then what the user asked not to hear is dropped."""
     findings, defects = registry.check_source(source)
     result = FileResult(source.path)

@@ -113,6 +113,8 @@ class FileResult:
     """All that was found in one file. ``findings``: source-level ones and IC0xx; each model keeps its own.
 
     ``defects``: rules that crashed, one line each with a traceback after it (the tool's own fault: exit code 2).
+    ``errors``: what was asked for and could not be done, such as a measured pass on a device that is not there (exit
+    code 2 too).
     """
 
     path: str
@@ -121,6 +123,7 @@ class FileResult:
     defects: tuple[str, ...] = ()
     fixes: FixSummary | None = None
     debug: str = ""
+    errors: tuple[str, ...] = ()
 
     def all_findings(self) -> list[Finding]:
         """Of the file and of its models, sorted, without repeats."""

@@ -47,12 +47,14 @@ class _Progress:
     models: list[Report] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     defects: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
     debug: list[str] = field(default_factory=list)
     done: bool = False
 
 
 Emit = Callable[[str, Any], None]
-"""How the child speaks: ("begin", model name), ("report", Report), ("finding", Finding), ("defect", text), ("debug", text)."""
+"""How the child speaks: ("begin", model name), ("report", Report), ("finding", Finding), and with a text each "defect",
+"error" (what could not be done) and "debug"."""
 
 
 class InterruptedRunError(Exception):
@@ -93,6 +95,7 @@ def analyse_isolated(job: FileJob, tell: Callable[[str], None] | None = None) ->
         findings=tuple(progress.findings),
         defects=tuple(progress.defects),
         debug="\n".join(progress.debug),
+        errors=tuple(progress.errors),
     )
 
 
@@ -142,6 +145,8 @@ def _listen(
             progress.findings.append(value)
         elif kind == "defect":
             progress.defects.append(value)
+        elif kind == "error":
+            progress.errors.append(value)
         elif kind == "debug":
             progress.debug.append(value)
 

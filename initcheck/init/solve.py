@@ -41,6 +41,9 @@ DRIFT = math.log(1.5)
 ROUNDS = 5
 
 
+_ALIKE = "all units alike: they would stay so"
+
+
 @dataclass(slots=True)
 class _Solver:
     trace: Trace
@@ -125,21 +128,26 @@ def _unwritten_vectors(trace: Trace) -> list[Suggestion]:
 def _mend_faulty(solver: _Solver) -> None:
     """Weights that are wrong whatever the signal says: never written, or all units alike where they must differ."""
     last_of_branch = {branch.last for branch in solver.structure.branches}
+    heads: list[str] = []
     for name, use in solver.uses.items():
         distribution, record = use.record.distribution, use.record
         if distribution.kind == "uninitialised":
             reason = "never written"
         elif record.shape[0] > 1 and (distribution.kind == "constant" or record.equal_rows):
             zero = distribution.kind == "constant" and distribution.mean == 0.0
-            if zero and (use.feeds in ("output", "add", "product", "norm") or name in last_of_branch):
-                continue  # a zero head or a zero last layer of a branch starts as the identity: good practice
-            if use.feeds == "output" and not zero:
+            if use.feeds == "output":
+                heads.append(name)
                 continue
-            reason = "all units alike: they would stay so"
+            if zero and (use.feeds in ("add", "product", "norm") or name in last_of_branch):
+                continue  # a zero last layer of a branch starts as the identity: good practice
+            reason = _ALIKE
         else:
             continue
         solver.chosen[name] = solver.standard(use)
         solver.reasons[name] = reason
+    if any(reason == _ALIKE for reason in solver.reasons.values()):
+        for name in heads:  # alone a zero head is good practice; after hidden layers like it, it is the same mistake
+            solver.chosen[name], solver.reasons[name] = solver.standard(solver.uses[name]), _ALIKE
 
 
 def _standardise(solver: _Solver) -> None:
