@@ -121,8 +121,10 @@ def real_copy(model: nn.Module, mode: str) -> Copy:
     _rebind_closures(made.model, memo)
     for name, parameter in made.model.named_parameters(remove_duplicate=False):
         made.names.setdefault(id(parameter), ("parameter", name))
+        made.kept.append(parameter)
     for name, buffer in made.model.named_buffers(remove_duplicate=False):
         made.names.setdefault(id(buffer), ("buffer", name))
+        made.kept.append(buffer)
     _prepare(made, mode)
     return made
 

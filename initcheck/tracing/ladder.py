@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
@@ -83,7 +84,7 @@ def _climb(
     try:
         made = fake_copy(model, mode)
         return _record(made, args, kwargs), "recorder", made.notes
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         reasons.append(one_line(error))
         first = error
     if _can_run_for_real(model, args, kwargs):
@@ -91,7 +92,7 @@ def _climb(
             real = log.materialised(model) if log is not None else model
             made = real_copy(real, mode)
             return _record(made, args, kwargs), "real forward", [*made.notes, f"on fake tensors: {reasons[0]}"]
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             reasons.append(one_line(error))
             raise TraceError(reasons[-1]) from error
     raise TraceError(reasons[0]) from first
@@ -100,9 +101,12 @@ def _climb(
 def _record(made: Copy, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Recording:
     """One recorded pass; a second one, watching the dispatcher, where something bypassed the function protocol."""
     try:
-        return _pass(made, args, kwargs, dispatch=False)
+        if made.fake is not None:  # on real tensors, what bypassed it could pass for a constant
+            return _pass(made, args, kwargs, dispatch=False)
     except UntrackedError:
-        return _pass(made, args, kwargs, dispatch=True)
+        if made.fake is None:
+            raise
+    return _pass(made, args, kwargs, dispatch=True)
 
 
 def _pass(made: Copy, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, dispatch: bool) -> Recording:
@@ -138,6 +142,8 @@ class Trial:
                     self._copy.model(*given, **named)
             except Exception as error:
                 return error
+            except SystemExit as error:
+                return RuntimeError(f"the forward called sys.exit({error.code!r})")
         return None
 
     def __enter__(self) -> Trial:
@@ -152,7 +158,11 @@ class Trial:
 @contextlib.contextmanager
 def attributes_kept(model: nn.Module) -> Iterator[None]:
     """Attributes that a forward pass sets on modules (caches) are taken off again, so that passes are alike."""
-    saved = [(m, dict(vars(m)), dict(m._parameters), dict(m._buffers)) for m in model.modules()]
+    saved = [
+        (m, dict(vars(m)), dict(m._parameters), dict(m._buffers))
+        for m in model.modules()
+        if not isinstance(m, torch.jit.ScriptModule)
+    ]
     try:
         yield
     finally:
@@ -168,7 +178,8 @@ def _quiet() -> Iterator[None]:
     """torch warns and logs about what it meets on fake tensors; whatever matters is in the trace or its reason."""
     logger = logging.getLogger("torch._subclasses.fake_tensor")
     level = logger.level
-    with warnings.catch_warnings():
+    eager = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else contextlib.nullcontext()
+    with warnings.catch_warnings(), eager:
         warnings.simplefilter("ignore")
         logger.setLevel(logging.CRITICAL + 1)
         try:

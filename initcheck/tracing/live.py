@@ -83,12 +83,13 @@ def measured(tensor: torch.Tensor) -> Distribution:
     for part in flat.split(_CHUNK):
         wide = part.to(torch.float64) if part.device.type != "mps" else part.to(torch.float32)
         here = wide.numel()
-        average = float(wide.mean())
+        variance, average = (float(t) for t in torch.var_mean(wide, correction=0))
+        least, most = (float(t) for t in torch.aminmax(part))
         delta = average - mean
-        spread += float(((wide - average) ** 2).sum()) + delta**2 * count * here / (count + here)
+        spread += variance * here + delta**2 * count * here / (count + here)
         count += here
         mean += delta * here / count
-        low, high = min(low, float(wide.min())), max(high, float(wide.max()))
+        low, high = min(low, least), max(high, most)
     if low == high:
         return Distribution("measured", low, 0.0, low, high)
     return Distribution("measured", mean, math.sqrt(max(spread / count, 0.0)), low, high)

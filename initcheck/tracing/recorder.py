@@ -8,6 +8,7 @@ depend on integer inputs are carried too, but only for control flow: to the othe
 from __future__ import annotations
 
 import contextlib
+import math
 import operator
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,12 +19,13 @@ import torch
 import torch.fx
 import torch.nn.functional
 from torch import nn
+from torch._C._functorch import is_functorch_wrapped_tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from initcheck.tracing.frames import user_stack
+from initcheck.tracing.frames import kind_of, user_stack
 from initcheck.tracing.names import COMPOSITES, METADATA, RANDOM, is_composite, op_name
 from initcheck.tracing.outputs import output_tensors, primary_output
 
@@ -89,8 +91,11 @@ class Recorder(TorchFunctionMode):
         self.aliases: dict[int, list[int]] = {}
         self.writes: dict[int, list[_Write]] = {}
         self.seen: dict[int, int] = {}
+        self.places: dict[tuple[Any, ...], torch.Tensor] = {}
+        self.owners: dict[int, torch.Tensor] = {}
         self.path: list[str] = []
         self.constants: dict[str, torch.Tensor] = {}
+        self.dispatching = False
         self.inside = 0
 
     # ---- tensors and nodes
@@ -107,11 +112,43 @@ class Recorder(TorchFunctionMode):
         self.nodes[id(tensor)] = node
         self.kept.append(tensor)
         storage = _storage(tensor)
+        if self.dispatching:
+            self.places[_place(tensor)] = tensor
+            self.owners.setdefault(storage, tensor)
         if storage in self.writes:
             self.seen[id(tensor)] = len(self.writes[storage])
 
+    def _same_place(self, tensor: torch.Tensor) -> None:
+        """Autograd hands saved tensors back as new objects: the same memory in the same layout is the same tensor."""
+        known = self.places.get(_place(tensor))
+        if known is None or known.dtype != tensor.dtype:
+            self._view_of(tensor)
+            return
+        self.kept.append(tensor)
+        self.nodes[id(tensor)] = self.nodes[id(known)]
+        if id(known) in self.seen:
+            self.seen[id(tensor)] = self.seen[id(known)]
+        if id(known) in self.known:
+            self.known[id(tensor)] = self.known[id(known)]
+
+    def _view_of(self, tensor: torch.Tensor) -> None:
+        """A view that was made out of sight (``weight.t()`` inside ``linear``'s backward)."""
+        base = self.owners.get(_storage(tensor))
+        if base is None or base.dtype != tensor.dtype:
+            return
+        geometry = (tuple(tensor.shape), tensor.stride(), tensor.storage_offset())
+        node = self.graph.call_function(torch.as_strided, (self.node_of(base), *geometry))
+        node.meta.update({**self.node_of(base).meta, "op": "as_strided", "val": tensor})
+        for key in ("value", "parameter", "buffer", "constant", "inplace"):
+            node.meta.pop(key, None)
+        if base.dim() == 2 and _place(tensor)[1:] == _place(base.detach().t())[1:]:
+            node.meta["op"] = "t"
+        self._enter(tensor, node)
+
     def node_of(self, tensor: torch.Tensor) -> torch.fx.Node:
         """The node that stands for the tensor's present contents."""
+        if self.dispatching and id(tensor) not in self.nodes and id(tensor) not in self.names:
+            self._same_place(tensor)
         node = self.nodes.get(id(tensor))
         if node is None:
             node = self._attribute(tensor)
@@ -199,7 +236,7 @@ class Recorder(TorchFunctionMode):
     ) -> Any:
         """Run the call on fake tensors and record it."""
         name, inplace = op_name(func)
-        if name in METADATA:
+        if name in METADATA or _inner(func):
             return func(*args, **(kwargs or {}))
         if is_composite(func):
             with self:
@@ -208,6 +245,10 @@ class Recorder(TorchFunctionMode):
 
     def _call(self, func: Any, name: str, inplace: bool, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         operands = _tensors((args, kwargs))
+        if any(is_functorch_wrapped_tensor(t) for t in operands):
+            if not self.dispatching:
+                raise UntrackedError("a functorch transform is under way")
+            return func(*args, **kwargs)
         if self.fake is not None:
             exchanged = {
                 id(t): self._as_fake(t) for t in operands if type(t) is torch.Tensor or type(t) is nn.Parameter
@@ -249,6 +290,7 @@ class Recorder(TorchFunctionMode):
                     node.meta["value"] = known.value
             return out
         constant = real is not None and all(self.known[id(t)].constant for t in operands if id(t) in self.known)
+        constant = constant and name not in RANDOM
         self._enter_results(node, out, real, constant)
         return out
 
@@ -288,6 +330,8 @@ class Recorder(TorchFunctionMode):
         """(result on fake tensors, result on real ones where the operands' values are known)."""
         if self.fake is None:
             return func(*args, **kwargs), None
+        if name in _TYPICAL and not operands:
+            return self._typical(func, name, args, kwargs)
         computable = name not in RANDOM and all(id(t) in self.known for t in operands)
         if not operands and not _small_factory(name, args, kwargs):
             computable = False
@@ -306,6 +350,16 @@ class Recorder(TorchFunctionMode):
             out = self._faked(real)  # its shape depends on values (``nonzero``), which are known here
         return out, real if done else None
 
+    def _typical(self, func: Any, name: str, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        """A small random tensor made from nothing: control flow (layer drop) goes by a typical value of it."""
+        out = func(*args, **kwargs)
+        if not isinstance(out, torch.Tensor) or out.numel() > 64:
+            return out, None
+        with unset_fake_temporarily():
+            value = torch.full(out.shape, _TYPICAL[name], dtype=out.dtype)
+        self._know(out, Known(value, False))
+        return out, value
+
     def _faked(self, real: Any) -> Any:
         assert self.fake is not None
         if isinstance(real, torch.Tensor):
@@ -322,6 +376,11 @@ class Recorder(TorchFunctionMode):
             return False, None
 
 
+def _inner(func: Any) -> bool:
+    """Whether torch itself calls an ATen op here: the work of a fake kernel, not of the model."""
+    return isinstance(func, torch._ops.OpOverload) and kind_of(sys._getframe(3).f_code.co_filename) == "torch"
+
+
 class _Dispatches(TorchDispatchMode):
     """Records ATen ops that reached the dispatcher past the function protocol (TorchScript, C++ extensions)."""
 
@@ -336,7 +395,12 @@ class _Dispatches(TorchDispatchMode):
         name, inplace = op_name(func)
         if recorder.inside or name in METADATA or name in ("detach", "lift_fresh"):
             return func(*args, **(kwargs or {}))
-        return recorder._call(func, name, inplace, tuple(args), dict(kwargs or {}))
+        with torch._C.DisableTorchFunction():
+            return recorder._call(func, name, inplace, tuple(args), dict(kwargs or {}))
+
+
+def _place(tensor: torch.Tensor) -> tuple[Any, ...]:
+    return _storage(tensor), tensor.storage_offset(), tuple(tensor.shape), tensor.stride()
 
 
 def write_view(base: Any, value: Any) -> Any:
@@ -360,6 +424,7 @@ def _storage(tensor: torch.Tensor) -> int:
         return -id(tensor)
 
 
+_TYPICAL = {"rand": 0.5, "randn": 0.0}
 _SIZED = frozenset(("zeros", "ones", "full", "eye", "arange", "linspace", "logspace", "tril_indices", "triu_indices"))
 
 
@@ -370,11 +435,11 @@ def _small_factory(name: str, args: Any, kwargs: Any) -> bool:
         return False
     if name not in _SIZED:
         return True
-    count = 1
+    count = 1.0
     for value in (*args, kwargs.get("size", ()), kwargs.get("end", 1)):
         for size in value if isinstance(value, (tuple, list, torch.Size)) else (value,):
-            if isinstance(size, (int, float)) and not isinstance(size, bool):
-                count = int(count * max(abs(size), 1))
+            if isinstance(size, (int, float)) and not isinstance(size, bool) and math.isfinite(size):
+                count *= max(abs(size), 1)
     return count <= 64 * VALUE_LIMIT
 
 
@@ -475,6 +540,7 @@ def recording(recorder: Recorder, paths: Mapping[int, str], *, dispatch: bool = 
             if recorder.fake is not None:
                 stack.enter_context(recorder.fake)
             if dispatch:
+                recorder.dispatching = True
                 stack.enter_context(_Dispatches(recorder))
             stack.enter_context(composites_opened())
             stack.enter_context(recorder)
