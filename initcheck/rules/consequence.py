@@ -1,20 +1,22 @@
 """What a predicted signal means for learning: one verdict for each direction, and the thresholds behind it.
 
-What training needs of every layer l is that its output carries the input and that a gradient comes back to it. Both are
-in one number, the *reach*
+What training needs of every layer l is that its output carries the input and that a gradient comes back to it. Both
+are in one number, the *reach*
 
     B_l = s_l * |g_l| / |g_ref|
 
-the scale of its weights' gradient: s_l is the std of the layer's input that depends on the model's input (sqrt(v_s + v_p)),
-|g_l| the norm over the units of the gradient with respect to its output, and |g_ref| that norm behind the head (the
-gradient at the output times the head's own scale, so that a small head, which is good practice, costs nothing). For a
-chain of positively homogeneous layers (ReLU, linear) B_l is the same at every layer: the product of all forward gains
-before l and of all backward gains behind it; a norm layer leaves it alone. So the largest B_l over the layers is small
-only if *every* way through the net is cut, and a zero-initialised branch, a gate or an auxiliary head does not disturb it.
+the scale of its weights' gradient: s_l is the std of the layer's input that depends on the model's input
+(sqrt(v_s + v_p)), |g_l| the norm over the units of the gradient with respect to its output, and |g_ref| that norm
+behind the head (the gradient at the output times the head's own scale, so that a small head, which is good practice,
+costs nothing). For a chain of positively homogeneous layers (ReLU, linear) B_l is the same at every layer: the product
+of all forward gains before l and of all backward gains behind it; a norm layer leaves it alone. So the largest B_l over
+the layers is small only if *every* way through the net is cut, and a zero-initialised branch, a gate or an auxiliary
+head does not disturb it.
 
-The thresholds come from training runs of some hundred small nets, 500 steps each (convolutions 250), with SGD with momentum
-.9 at learning rates .001, .01, .1 and with Adam at .0001, .001, .01, on ten noisy Gaussian clusters; "k of 6" of these
-reach 70 % accuracy. Reach and share (the input-dependent part of a layer's scale, smallest over the layers) as predicted:
+The thresholds come from training runs of some hundred small nets, 500 steps each (convolutions 250), with SGD with
+momentum .9 at learning rates .001, .01, .1 and with Adam at .0001, .001, .01, on ten noisy Gaussian clusters; "k of 6"
+of these reach 70 % accuracy. Reach and share (the input-dependent part of a layer's scale, smallest over the layers) as
+predicted:
 
 =============================  ========  ========  =============================
 net                            reach     share     learns under
@@ -94,11 +96,11 @@ EXPLODING_ERROR = 1e15
 
 BOUNDED_WARNING = 5e2
 BOUNDED_ERROR = 1e4
-"""Where activations are bounded the forward scale cannot grow: reach counts the gradient alone, and saturation with it."""
+"""Where activations are bounded the forward scale cannot grow: reach counts the gradient, and saturation with it."""
 
 NORMALISED_WARNING = 1e5
 NORMALISED_ERROR = 1e10
-"""Gradients of plain batch-normalised nets grow by a factor for each layer (Yang et al. 2019) and are trained all the same."""
+"""Gradients of plain batch-normalised nets grow with each layer (Yang et al. 2019), and such nets still train."""
 
 PART = 1e-2
 """A direction is named when it contributes at least this factor to the fall (its inverse to the growth)."""
@@ -198,7 +200,7 @@ def _norm(row: LayerRow) -> float:
 
 
 def _reference(head: LayerRow) -> float:
-    """Norm of the gradient that a head of unit gain would hand to the features: how small the head is does not count."""
+    """Norm of the gradient that a head of unit gain would hand to the features: a small head does not count."""
     gain = 1.0
     if head.weight_std is not None and head.fan_in:
         gain = min(1.0, head.weight_std * math.sqrt(head.fan_in))

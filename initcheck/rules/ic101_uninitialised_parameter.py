@@ -20,7 +20,7 @@ CODE = "IC101"
 _FACTORIES = frozenset({"torch.empty", "torch.Tensor", "torch.FloatTensor", "torch.DoubleTensor", "torch.HalfTensor"})
 _PARAMETER = frozenset({"torch.nn.Parameter", "torch.nn.parameter.Parameter"})
 _LOADED = re.compile(r"load_state_dict|from_pretrained|load_checkpoint|safetensors|torch\.load")
-_LOOPS = frozenset({"parameters", "named_parameters", "state_dict", "modules", "named_modules"})
+_LOOPS = frozenset({"parameters", "named_parameters", "modules", "named_modules", "children"})
 
 
 def _message(attribute: str, factory: str) -> str:
@@ -123,7 +123,7 @@ def _creations(source: SourceFile) -> Iterator[tuple[ast.stmt, str, str]]:
 def _is_empty(source: SourceFile, call: ast.Call) -> bool:
     """A factory of uninitialised memory; ``torch.Tensor([0])`` and ``torch.Tensor(values)`` are data."""
     name = source.imports.resolve(call.func)
-    if name not in _FACTORIES:
+    if name not in _FACTORIES or (len(call.args) == 1 and ast.unparse(call.args[0]) in ("0", "(0,)", "[0]")):
         return False
     if name == "torch.empty":
         return True
@@ -139,7 +139,7 @@ def _is_empty(source: SourceFile, call: ast.Call) -> bool:
 
 
 def _touched(source: SourceFile, attributes: set[str]) -> set[str]:
-    """Attributes that anything in the file may write: assigned again, mutated, passed on, named in a string, looped over."""
+    """Attributes that the file may write: assigned again, mutated, passed on, named in a string, looped over."""
     found: set[str] = set()
     assigned: dict[tuple[str, str], int] = {}
     stack: list[tuple[ast.AST, str, bool]] = [(source.tree, "", False)]
@@ -150,13 +150,14 @@ def _touched(source: SourceFile, attributes: set[str]) -> set[str]:
         elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             forward = node.name == "forward"
         elif isinstance(node, ast.Attribute):
-            if node.attr in _LOOPS:
-                return set(attributes)
             if node.attr in attributes and not isinstance(node.ctx, ast.Load):
                 key = (owner, node.attr)
                 assigned[key] = assigned.get(key, 0) + 1
             if node.attr.endswith("_") and not node.attr.startswith("_"):
                 found |= _mentioned(node.value, attributes)  # self.x.data.normal_
+        elif isinstance(node, (ast.For, ast.comprehension)):
+            if any(isinstance(n, ast.Attribute) and n.attr in _LOOPS for n in ast.walk(node.iter)):
+                return set(attributes)
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
             found |= attributes & {node.value}
         elif isinstance(node, ast.Subscript) and not isinstance(node.ctx, ast.Load):

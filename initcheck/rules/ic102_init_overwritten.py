@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from initcheck.findings import Evidence, Finding, Location
-from initcheck.rules import ic103_duplicate_target
+from initcheck.rules import ic103_duplicate_target, ic802_wrong_argument
 from initcheck.rules.base import ModelContext, finding
 from initcheck.rules.writes import DRAWING, call_frame, call_location, counted, listed
 
@@ -96,11 +96,14 @@ def _same_body(one: Frame, other: Frame, context: ModelContext) -> bool:
 
 
 def _lines_of_slips(context: ModelContext) -> set[int]:
-    """Lines whose cause IC103 names better: the second target should have been another layer."""
+    """Lines whose cause IC103 or IC802 names better: another target, or another argument, was meant."""
     if context.source is None:
         return set()
     lines: set[int] = set()
-    for slip in ic103_duplicate_target.check_source(context.source):
+    for slip in (
+        *ic103_duplicate_target.check_source(context.source),
+        *ic802_wrong_argument.check_source(context.source),
+    ):
         lines.add(slip.location.line)
         lines |= {int(slip.data[key]) for key in ("first_line",) if key in slip.data}
     return lines
@@ -114,7 +117,8 @@ def _finding(context: ModelContext, cases: list[tuple[ParameterRecord, Write, Wr
     place = f"line {later.line}" if same_file else f"{later.path}:{later.line}"
     return finding(
         CODE,
-        f"`{first.function}` has no effect: all it writes ({listed(names)}) is overwritten by `{last.function}` at {place}",
+        f"`{first.function}` has no effect: all it writes ({listed(names)}) is overwritten by `{last.function}` at "
+        f"{place}",
         where,
         model=context.trace.model,
         parameter=record.name,

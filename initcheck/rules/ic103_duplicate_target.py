@@ -10,14 +10,12 @@ from typing import TYPE_CHECKING
 
 from initcheck.findings import Finding
 from initcheck.rules.base import finding
-from initcheck.rules.source_index import InitWrite, init_writes, layer_attributes, layer_type, text_of
+from initcheck.rules.source_index import InitWrite, init_writes, layer_attributes, layer_type, narrowed_types, text_of
 
 if TYPE_CHECKING:
     from initcheck.source.file import SourceFile
 
 CODE = "IC103"
-
-_GENERIC = re.compile(r"\.(?:modules|parameters|named_modules|named_parameters|children|apply)\(")
 
 
 def check_source(source: SourceFile) -> Iterator[Finding]:
@@ -40,16 +38,18 @@ def _check(source: SourceFile, owner: ast.ClassDef, writes: list[InitWrite]) -> 
     if not repeats:
         return
     layers = layer_attributes(source).get(owner.name, {})
-    body = ast.unparse(owner)
-    if _GENERIC.search(body):
+    inside = [w for w in init_writes(source) if owner in w.classes]
+    touched = {w.key for w in inside}
+    if ".apply(" in ast.unparse(owner):
         return
-    touched = {w.key for w in init_writes(source) if owner in w.classes}
     for write in repeats:
         parts = _layer_and_tensor(write.target)
         if parts is None or parts[0] not in layers:
             continue
         name, tensor = parts
         kind = layer_type(source, layers[name])
+        if any(_reaches_all(source, w, kind or "", tensor) for w in inside):
+            continue
         siblings = [
             other
             for other, call in layers.items()
@@ -71,6 +71,17 @@ def _check(source: SourceFile, owner: ast.ClassDef, writes: list[InitWrite]) -> 
             suggestion=text_of(write.node).replace(write.key, f"self.{siblings[0]}.{tensor}"),
             first_line=earlier.node.lineno,
         )
+
+
+def _reaches_all(source: SourceFile, write: InitWrite, kind: str, tensor: str) -> bool:
+    """Whether a write in a loop (to a variable, not to ``self.x``) may reach every layer of this kind."""
+    target = write.target
+    if isinstance(target, ast.Name):
+        return True
+    if not (isinstance(target, ast.Attribute) and isinstance(target.value, ast.Name) and target.attr == tensor):
+        return False
+    types = narrowed_types(source, write, target.value.id)
+    return target.value.id != "self" and (not types or kind in types)
 
 
 def _layer_and_tensor(target: ast.expr) -> tuple[str, str] | None:

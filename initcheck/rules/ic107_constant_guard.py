@@ -3,27 +3,39 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from initcheck.findings import Finding
 from initcheck.rules.base import finding
-from initcheck.rules.source_index import init_writes, text_of
+from initcheck.rules.source_index import text_of
 
 if TYPE_CHECKING:
     from initcheck.source.file import SourceFile
 
 CODE = "IC107"
+_SUSPECT = re.compile(r"""["']\s+or\s+["'\w]""")
 
 
 def check_source(source: SourceFile) -> Iterator[Finding]:
-    """Guards of init writes in which a bare string is an operand of ``or``."""
-    seen: set[ast.If] = set()
-    for write in init_writes(source):
-        for guard in write.guards:
-            if guard not in seen:
-                seen.add(guard)
-                yield from _check(source, guard)
+    """Guards of init code in which a bare string is an operand of ``or``."""
+    if _SUSPECT.search(source.text) is None:
+        return
+    for node in ast.walk(source.tree):
+        if isinstance(node, ast.If) and isinstance(node.test, ast.BoolOp) and _initialises(node):
+            yield from _check(source, node)
+
+
+def _initialises(guard: ast.If) -> bool:
+    """Whether either branch calls something that, by its name, writes a tensor in place."""
+    for statement in (*guard.body, *guard.orelse):
+        for node in ast.walk(statement):
+            if isinstance(node, ast.Call):
+                name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+                if (name.endswith("_") and not name.endswith("__")) or "init" in name.lower():
+                    return True
+    return False
 
 
 def _check(source: SourceFile, guard: ast.If) -> Iterator[Finding]:

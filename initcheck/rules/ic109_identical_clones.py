@@ -68,7 +68,7 @@ def _used_parameters(graph: torch.fx.Graph) -> set[str]:
 def _stem(name: str, other: str) -> str:
     """The module path up to the part in which the two names differ: ``layers.1`` of ``layers.1.linear.weight``."""
     mine, theirs = name.split("."), other.split(".")
-    differ = next((i for i, (a, b) in enumerate(zip(mine, theirs)) if a != b), len(mine) - 1)
+    differ = next((i for i, (a, b) in enumerate(zip(mine, theirs, strict=False)) if a != b), len(mine) - 1)
     return ".".join(mine[: differ + 1])
 
 
@@ -87,7 +87,8 @@ def _finding(
         model=context.trace.model,
         parameter=original,
         evidence=(
-            f"{counted(tensors, 'tensor')} equal to the corresponding one of {members[0]}, e.g. {clones[0].name} = {original}",
+            f"{counted(tensors, 'tensor')} equal to the corresponding one of {members[0]}, "
+            f"e.g. {clones[0].name} = {original}",
         ),
         suggestion=(
             "draw each copy anew, e.g. for p in self.parameters(): if p.dim() > 1: nn.init.xavier_uniform_(p)"

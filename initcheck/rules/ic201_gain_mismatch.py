@@ -32,8 +32,9 @@ def _finding(context: ModelContext, culprit: Culprit, verdict: Consequence, rati
     suggestion, fix = mend(context, culprit, verdict.severity)
     return finding(
         CODE,
-        f"gain {written:.3g} before {', '.join(names)}, which needs {needed:.3g}: over {counted(len(culprit.records), 'layer')} "
-        f"the std that depends on the input {moves} from {steps[0].sample_std:.2g} ({steps[0].row.name}) to "
+        f"gain {written:.3g} before {', '.join(names)}, which needs {needed:.3g}: over "
+        f"{counted(len(culprit.records), 'layer')} the std that depends on the input {moves} from "
+        f"{steps[0].sample_std:.2g} ({steps[0].row.name}) to "
         f"{steps[-1].sample_std:.2g} ({steps[-1].row.name}), and the gradient's on its way back from "
         f"{steps[-1].row.grad_std or 0:.2g} to {steps[0].row.grad_std or 0:.2g}{_effect(verdict)}",
         culprit.where,

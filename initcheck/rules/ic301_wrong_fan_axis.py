@@ -63,9 +63,8 @@ def _first_size(value: ast.expr) -> ast.expr | None:
             inner = inner.func
         if isinstance(inner, ast.Attribute) and inner.attr in ("size", "shape"):
             sized = inner.value
-    elif isinstance(value, ast.Call) and isinstance(value.func, ast.Attribute) and value.func.attr == "size":
-        if len(value.args) == 1 and _is_zero(value.args[0]):
-            sized = value.func.value
+    elif isinstance(value, ast.Call) and isinstance(value.func, ast.Attribute) and len(value.args) == 1:
+        sized = value.func.value if value.func.attr == "size" and _is_zero(value.args[0]) else None
     if sized is None:
         return None
     weight = without_data(sized)
@@ -77,7 +76,7 @@ def _is_zero(node: ast.expr) -> bool:
 
 
 def _may_be_layer(source: SourceFile, weight: ast.expr) -> bool:
-    """Not a transposed convolution, nor ``self.weight`` of a class of the user's own, whose shape is its own business."""
+    """Not a transposed convolution, nor ``self.weight`` of a class of the user's own, whose shape is its business."""
     return not (isinstance(weight, ast.Attribute) and ast.unparse(weight.value) == "self") and (
         "ConvTranspose" not in source.text
     )
@@ -158,8 +157,8 @@ def _finding(context: ModelContext, where: Location, cases: list[tuple[WeightUse
             fix = Fix("read the fan off the other axis", (RewriteCall(where, write.function, arguments),))
     return finding(
         CODE,
-        f"`{write.function}` takes {read} as the fan-in of `{use.record.name}`{more}, which is used as {used} with shape "
-        f"{tuple(shape)}: its fan-in is {use.fans.fan_in}, and the std is {factor:.2g} times what was meant",
+        f"`{write.function}` takes {read} as the fan-in of `{use.record.name}`{more}, which is used as {used} with "
+        f"shape {tuple(shape)}: its fan-in is {use.fans.fan_in}, and the std is {factor:.2g} times what was meant",
         where,
         model=context.trace.model,
         parameter=use.record.name,

@@ -30,7 +30,8 @@ def check_model(context: ModelContext) -> Iterator[Finding]:
     yield finding(
         CODE,
         f"nothing scales or normalises the {branches} residual branches: the std of the stream grows from {low:.2g} "
-        f"(after {first or 'the first'}) to {high:.2g} (after {last or 'the last'}), x {factor:.2f} per addition{effect}",
+        f"(after {first or 'the first'}) to {high:.2g} (after {last or 'the last'}), x {factor:.2f} per addition"
+        f"{effect}",
         class_location(context),
         severity=verdict.severity,
         model=context.trace.model,

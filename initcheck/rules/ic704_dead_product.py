@@ -26,8 +26,8 @@ def check_model(context: ModelContext) -> Iterator[Finding]:
         also = f" ({counted(len(products), 'such product')})" if len(products) > 1 else ""
         yield finding(
             CODE,
-            f"`{first.first.name}` and `{first.second.name}` are multiplied and both start at zero{also}: the gradient of "
-            "each is a multiple of the other, so both stay zero",
+            f"`{first.first.name}` and `{first.second.name}` are multiplied and both start at zero{also}: the gradient "
+            "of each is a multiple of the other, so both stay zero",
             where,
             model=context.trace.model,
             parameter=first.first.name,
@@ -35,6 +35,6 @@ def check_model(context: ModelContext) -> Iterator[Finding]:
                 f"y = B A x: dL/dA = B^T (dL/dy) x^T = 0 because B ({first.second.name}) = 0",
                 f"dL/dB = (dL/dy) (A x)^T = 0 because A ({first.first.name}) = 0",
             ),
-            suggestion=f"start one of the two at random, e.g. nn.init.kaiming_uniform_({first.first.name}, a=math.sqrt(5))",
+            suggestion=f"start one of the two at random, e.g. nn.init.normal_({first.first.name}, std=0.02)",
             products=len(products),
         )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from initcheck.findings import Finding, Fix, RewriteCall, Severity
 from initcheck.rules.base import finding
-from initcheck.rules.source_index import InitWrite, init_writes, layer_type, literal, text_of
+from initcheck.rules.source_index import InitWrite, init_writes, layer_type, literal, norm_calls, text_of
 
 if TYPE_CHECKING:
     from initcheck.source.file import SourceFile
@@ -27,10 +27,8 @@ def check_source(source: SourceFile) -> Iterator[Finding]:
     """Init calls first, then constructions of norm layers."""
     for write in init_writes(source):
         yield from _check_write(source, write)
-    if "Norm" in source.text:
-        for node in ast.walk(source.tree):
-            if isinstance(node, ast.Call):
-                yield from _check_norm(source, node)
+    for call in norm_calls(source):
+        yield from _check_norm(source, call)
 
 
 def _check_write(source: SourceFile, write: InitWrite) -> Iterator[Finding]:
@@ -176,8 +174,8 @@ def _check_norm(source: SourceFile, call: ast.Call) -> Iterator[Finding]:
     shown = ast.unparse(value)
     is_batch = "BatchNorm" in kind
     consequence = (
-        f"it outputs a std of {1 / math.sqrt(1 + eps):.2f} for an input of variance 1, of {math.sqrt(0.01 / (0.01 + eps)):.2f} "
-        "for one of variance .01"
+        f"it outputs a std of {1 / math.sqrt(1 + eps):.2f} for an input of variance 1, of "
+        f"{math.sqrt(0.01 / (0.01 + eps)):.2f} for one of variance .01"
         if eps is not None
         else "the variance is drowned in it"
     )

@@ -14,6 +14,7 @@ from initcheck.rules.source_index import (
     init_writes,
     layer_attributes,
     layer_type,
+    narrowed_types,
     text_of,
     without_data,
 )
@@ -92,34 +93,10 @@ def _truth_of_tensor(source: SourceFile, guard: ast.If) -> Finding:
 # -- zeros_(module), xavier_(bias) -----------------------------------------------------------------------------------
 
 
-def _narrowed(source: SourceFile, write: InitWrite, name: str) -> tuple[str, ...]:
-    """Types of ``torch.nn`` that an enclosing ``isinstance(name, ...)`` leaves for the variable ``name``."""
-    for guard in reversed(write.guards):
-        for test in [guard.test, *(guard.test.values if _is_and(guard.test) else [])]:  # type: ignore[attr-defined]
-            if (
-                isinstance(test, ast.Call)
-                and isinstance(test.func, ast.Name)
-                and test.func.id == "isinstance"
-                and len(test.args) == 2
-                and isinstance(test.args[0], ast.Name)
-                and test.args[0].id == name
-            ):
-                given = test.args[1].elts if isinstance(test.args[1], ast.Tuple) else [test.args[1]]
-                types = [source.imports.resolve(each) or "" for each in given]
-                if all(each.startswith("torch.nn.") for each in types):
-                    return tuple(each.rpartition(".")[2] for each in types)
-                return ()
-    return ()
-
-
-def _is_and(test: ast.expr) -> bool:
-    return isinstance(test, ast.BoolOp) and isinstance(test.op, ast.And)
-
-
 def _layer_of(source: SourceFile, write: InitWrite, expression: ast.expr) -> tuple[tuple[str, ...], ast.Call | None]:
     """The layer types that ``expression`` must have, and the call that made it, if that is one known call."""
     if isinstance(expression, ast.Name):
-        return _narrowed(source, write, expression.id), None
+        return narrowed_types(source, write, expression.id), None
     if isinstance(expression, ast.Attribute) and isinstance(expression.value, ast.Name) and write.classes:
         if expression.value.id != "self":
             return (), None
@@ -156,8 +133,8 @@ def _fan_of_vector(source: SourceFile, write: InitWrite) -> Iterator[Finding]:
     if vector:
         yield finding(
             CODE,
-            f"`{write.function}` computes a fan, and `{write.key}` of {' or '.join(types)} has one dimension: it raises "
-            "ValueError",
+            f"`{write.function}` computes a fan, and `{write.key}` of {' or '.join(types)} has one dimension: it "
+            "raises ValueError",
             source.location(write.node),
             suggestion=f"zeros_({write.key})" if target.attr == "bias" else f"ones_({write.key})",
         )

@@ -39,7 +39,8 @@ def check_source(source: SourceFile) -> Iterator[Finding]:
     for write in calls:
         yield finding(
             CODE,
-            f"`{write.function}` without `nonlinearity` takes the gain of ReLU, sqrt(2); this file's activation is {activation}",
+            f"`{write.function}` without `nonlinearity` takes the gain of ReLU, sqrt(2); this file's activation is "
+            f"{activation}",
             source.location(write.node),
             suggestion=f"name the activation, or use xavier_/orthogonal_ with the gain of {activation}",
         )

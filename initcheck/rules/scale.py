@@ -1,4 +1,4 @@
-"""The common half of IC201-IC205 and IC401: a verdict on the signal, traced back to the lines that are to blame for it."""
+"""The common half of IC201-IC205 and IC401: a verdict on the signal, traced back to the lines to blame for it."""
 
 from __future__ import annotations
 
@@ -204,7 +204,7 @@ def needed_gain(use: WeightUse) -> float | None:
 
 
 def gain_ratio(culprit: Culprit) -> float | None:
-    """Written gain over needed gain, of the layers for which both are known (geometric mean); None if there are none."""
+    """Written gain over needed gain, of the layers for which both are known; None if there are none."""
     if culprit.write is None:
         return None
     written = written_gain(culprit.write)
@@ -238,7 +238,7 @@ def joins_of(context: ModelContext) -> list[tuple[str, float]]:
 
 
 def _grows_by_addition(context: ModelContext, consequence: Consequence) -> bool:
-    """Whether the stream of a norm-free residual net grows from addition to addition, and most of the growth is there."""
+    """Whether the stream of a norm-free residual net grows at its additions, and most of the growth is there."""
     joins = joins_of(context)
     if len(joins) < 2 or joins[0][1] <= 0:
         return False
@@ -343,26 +343,20 @@ def chain(verdict: Consequence, *, backward: bool = False) -> tuple[Evidence, ..
 
 
 def _link(steps: Sequence[Step], index: int) -> Evidence:
+    """``fc2: E[relu(z)^2] 0.5 x fan_in 100 x 0.058^2 = 0.17 of the second moment; std ...``."""
     step, row = steps[index], steps[index].row
-    numbers = f"std {row.forward_std or 0:.2g}, of it input-dependent {step.sample_std:.2g}; gradient std {row.grad_std or 0:.2g}"
-    formula = ""
+    factor = ""
     if row.fan_in and row.weight_std is not None:
-        before = steps[index - 1].row if index else None
-        halved = _halving(before)
-        formula = f" = {halved}fan_in {row.fan_in} x {row.weight_std:.2g}^2 = {_numeric(halved, row.fan_in, row.weight_std, before):.2g} of the second moment"
+        activation = steps[index - 1].row.activation if index else ""
+        moment = _moment(activation)
+        before = f"E[{activation}(z)^2] {moment:.2g} x " if moment != 1.0 else ""
+        product = moment * row.fan_in * row.weight_std**2
+        factor = f"{before}fan_in {row.fan_in} x {row.weight_std:.2g}^2 = {product:.2g} of the second moment; "
     return Evidence(
-        f"{row.name}{':' if not formula else ''}{formula and ' factor' + formula + ':'} {numbers}", row.location
+        f"{row.name}: {factor}std {row.forward_std or 0:.2g}, of it input-dependent {step.sample_std:.2g}; "
+        f"gradient std {row.grad_std or 0:.2g}",
+        row.location,
     )
-
-
-def _halving(before: object) -> str:
-    activation = getattr(before, "activation", "") if before is not None else ""
-    moment = _moment(activation)
-    return f"{moment:.2g} x " if moment != 1.0 else ""
-
-
-def _numeric(halved: str, fan_in: int, std: float, before: object) -> float:
-    return _moment(getattr(before, "activation", "") if before is not None else "") * fan_in * std**2
 
 
 def _moment(activation: str) -> float:
@@ -399,11 +393,9 @@ def mend(context: ModelContext, culprit: Culprit, severity: Severity) -> tuple[s
     if culprit.write is not None:
         call = rewrite(culprit.where, main, context)
         return text, Fix(f"initialise with {main.function}", (call,)) if call is not None else None
-    wanted = {
-        (s.function, s.arguments) for s in suggestions if (s.function, s.arguments) == (main.function, main.arguments)
-    }
-    served = [r for r, s in zip(culprit.records, suggestions) if (s.function, s.arguments) in wanted]
-    edit = insertion(served if len(suggestions) == len(culprit.records) else list(culprit.records), context)
+    by_name = {s.parameter: (s.function, s.arguments) for s in suggestions}
+    served = [r for r in culprit.records if by_name.get(r.name) == (main.function, main.arguments)]
+    edit = insertion(served, context)
     return text, Fix(f"initialise with {main.function}", (edit,)) if edit is not None else None
 
 

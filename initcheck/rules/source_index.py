@@ -1,12 +1,12 @@
-"""What the source rules share: every init write of a file, with the class, function and guards it stands in. One walk."""
+"""What the source rules share, from one walk: every init write of a file, with class, function and guards around it."""
 
 from __future__ import annotations
 
 import ast
 import functools
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from initcheck.source.file import SourceFile
 from initcheck.source.torch_names import DEPRECATED_INITIALISERS, INITIALISERS
@@ -65,7 +65,7 @@ class InitWrite:
         names = _PARAMETERS.get(self.function, ())
         given = self.node.args if self.is_method else self.node.args[1:]
         bound: dict[str, ast.expr] = {}
-        for name, value in zip(names, given):
+        for name, value in zip(names, given, strict=False):
             if isinstance(value, ast.Starred):
                 break
             bound[name] = value
@@ -78,72 +78,83 @@ class InitWrite:
         return len(self.node.args) - (0 if self.is_method else 1)
 
 
-@functools.lru_cache(maxsize=8)
+_LAST_NAMES = frozenset({*_NAMES, *_NAMES.values(), *TENSOR_METHODS})
+_NORM_CALL = re.compile(r"(?:Batch|Layer)Norm")
+
+
+@dataclass(frozen=True, slots=True)
+class _Index:
+    writes: tuple[InitWrite, ...]
+    norms: tuple[ast.Call, ...]
+
+
 def init_writes(source: SourceFile) -> tuple[InitWrite, ...]:
     """All init writes of a file, in source order."""
-    if _HINT.search(source.text) is None:
-        return ()
-    return tuple(_writes(source, source.tree, (), (), ()))
+    return _index(source).writes if _HINT.search(source.text) is not None else ()
 
 
-def _writes(
-    source: SourceFile,
-    node: ast.AST,
-    classes: tuple[ast.ClassDef, ...],
-    functions: tuple[FunctionNode, ...],
-    guards: tuple[ast.If, ...],
-) -> Iterator[InitWrite]:
-    stack: list[tuple[ast.AST, tuple[ast.ClassDef, ...], tuple[FunctionNode, ...], tuple[ast.If, ...]]]
-    stack = [(node, classes, functions, guards)]
-    while stack:  # a stack of its own: deeply nested expressions occur
-        at, classes, functions, guards = stack.pop()
-        if isinstance(at, ast.ClassDef):
-            classes = (*classes, at)
+def norm_calls(source: SourceFile) -> tuple[ast.Call, ...]:
+    """Calls of something whose name says that it is a batch or layer norm, in source order."""
+    return _index(source).norms if _NORM_CALL.search(source.text) is not None else ()
+
+
+@functools.lru_cache(maxsize=8)
+def _index(source: SourceFile) -> _Index:
+    """One walk over the file, with a stack of its own: deeply nested expressions occur."""
+    writes: list[InitWrite] = []
+    norms: list[ast.Call] = []
+    stack: list[tuple[ast.AST, _Around]] = [(source.tree, _Around((), (), ()))]
+    while stack:
+        at, around = stack.pop()
+        if isinstance(at, ast.Call):
+            last = at.func.attr if isinstance(at.func, ast.Attribute) else ""
+            if not last or last in _LAST_NAMES:
+                write = _read(source, at, around)
+                if write is not None:
+                    writes.append(write)
+            name = last or (at.func.id if isinstance(at.func, ast.Name) else "")
+            if "Norm" in name:
+                norms.append(at)
+        elif isinstance(at, ast.ClassDef):
+            around = _Around((*around.classes, at), around.functions, around.guards)
         elif isinstance(at, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
-            functions = (*functions, at)
-        elif isinstance(at, ast.Call):
-            write = _read(source, at, classes, functions, guards)
-            if write is not None:
-                yield write
+            around = _Around(around.classes, (*around.functions, at), around.guards)
         elif isinstance(at, ast.If):
-            inside = (*guards, at)
-            stack.extend((child, classes, functions, guards) for child in reversed(at.orelse))
-            stack.extend((child, classes, functions, inside) for child in reversed(at.body))
-            stack.append((at.test, classes, functions, guards))
+            inside = _Around(around.classes, around.functions, (*around.guards, at))
+            stack.extend((child, around) for child in reversed(at.orelse))
+            stack.extend((child, inside) for child in reversed(at.body))
+            stack.append((at.test, around))
             continue
-        stack.extend((child, classes, functions, guards) for child in reversed(list(ast.iter_child_nodes(at))))
+        elif isinstance(at, (ast.Name, ast.Constant)):
+            continue
+        stack.extend((child, around) for child in reversed(list(ast.iter_child_nodes(at))))
+    return _Index(tuple(writes), tuple(norms))
 
 
-def _read(
-    source: SourceFile,
-    call: ast.Call,
-    classes: tuple[ast.ClassDef, ...],
-    functions: tuple[FunctionNode, ...],
-    guards: tuple[ast.If, ...],
-) -> InitWrite | None:
+class _Around(NamedTuple):
+    """What encloses a node."""
+
+    classes: tuple[ast.ClassDef, ...]
+    functions: tuple[FunctionNode, ...]
+    guards: tuple[ast.If, ...]
+
+
+def _read(source: SourceFile, call: ast.Call, around: _Around) -> InitWrite | None:
     full = source.imports.resolve(call.func)
     if full is not None and full.startswith(_PREFIX):
         function = _NAMES.get(full.removeprefix(_PREFIX))
         target = call.args[0] if call.args else next((k.value for k in call.keywords if k.arg == "tensor"), None)
         if function is None or target is None or isinstance(target, ast.Starred):
             return None
-        return _write(call, function, False, target, classes, functions, guards)
+        return _write(call, function, False, target, around)
     if full is None and isinstance(call.func, ast.Attribute) and call.func.attr in TENSOR_METHODS:
-        return _write(call, call.func.attr, True, call.func.value, classes, functions, guards)
+        return _write(call, call.func.attr, True, call.func.value, around)
     return None
 
 
-def _write(
-    call: ast.Call,
-    function: str,
-    is_method: bool,
-    target: ast.expr,
-    classes: tuple[ast.ClassDef, ...],
-    functions: tuple[FunctionNode, ...],
-    guards: tuple[ast.If, ...],
-) -> InitWrite:
+def _write(call: ast.Call, function: str, is_method: bool, target: ast.expr, around: _Around) -> InitWrite:
     target = without_data(target)
-    return InitWrite(call, function, is_method, target, ast.unparse(target), classes, functions, guards)
+    return InitWrite(call, function, is_method, target, ast.unparse(target), *around)
 
 
 def without_data(expression: ast.expr) -> ast.expr:
@@ -201,3 +212,36 @@ def layer_type(source: SourceFile, call: ast.Call) -> str | None:
         return None
     last = name.removeprefix("torch.nn.")
     return last if last[:1].isupper() and "." not in last and last != "Parameter" else None
+
+
+def narrowed_types(source: SourceFile, write: InitWrite, name: str) -> tuple[str, ...]:
+    """Classes of ``torch.nn`` that an enclosing ``isinstance(name, ...)`` leaves for a variable; none: not known."""
+    for guard in reversed(write.guards):
+        tests = guard.test.values if _is(guard.test, ast.And) else [guard.test]  # type: ignore[attr-defined]
+        for test in tests:
+            types = _isinstance_types(source, test, name)
+            if types:
+                return types
+    return ()
+
+
+def _is(test: ast.expr, operator: type[ast.boolop]) -> bool:
+    return isinstance(test, ast.BoolOp) and isinstance(test.op, operator)
+
+
+def _isinstance_types(source: SourceFile, test: ast.expr, name: str) -> tuple[str, ...]:
+    if isinstance(test, ast.BoolOp) and isinstance(test.op, ast.Or):
+        parts = [_isinstance_types(source, value, name) for value in test.values]
+        return tuple(kind for part in parts for kind in part) if all(parts) else ()
+    if not (
+        isinstance(test, ast.Call)
+        and isinstance(test.func, ast.Name)
+        and test.func.id == "isinstance"
+        and len(test.args) == 2
+        and isinstance(test.args[0], ast.Name)
+        and test.args[0].id == name
+    ):
+        return ()
+    given = test.args[1].elts if isinstance(test.args[1], ast.Tuple) else [test.args[1]]
+    types = [source.imports.resolve(each) or "" for each in given]
+    return tuple(each.rpartition(".")[2] for each in types) if all(t.startswith("torch.nn.") for t in types) else ()

@@ -37,12 +37,88 @@ class State(enum.IntEnum):
 ZERO, EQUAL, GENERIC = State.ZERO, State.EQUAL, State.GENERIC
 
 _KEEPS = frozenset(
-    ["view", "reshape", "flatten", "unflatten", "permute", "transpose", "t", "mT", "T", "swapaxes", "movedim", "squeeze", "unsqueeze", "contiguous", "clone", "to", "type", "float", "half", "bfloat16", "double", "type_as", "dropout", "alpha_dropout", "feature_dropout", "dropout1d", "dropout2d", "dropout3d", "expand", "expand_as", "repeat", "repeat_interleave", "view_as", "reshape_as", "avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "mean", "sum", "interpolate", "upsample", "pad", "identity", "__getitem__", "getitem", "select", "slice", "narrow", "chunk", "split", "unbind", "alias", "lift_fresh", "neg", "roll", "flip", "unfold"]
+    [
+        "view",
+        "reshape",
+        "flatten",
+        "unflatten",
+        "permute",
+        "transpose",
+        "t",
+        "mT",
+        "T",
+        "swapaxes",
+        "movedim",
+        "squeeze",
+        "unsqueeze",
+        "contiguous",
+        "clone",
+        "to",
+        "type",
+        "float",
+        "half",
+        "bfloat16",
+        "double",
+        "type_as",
+        "dropout",
+        "alpha_dropout",
+        "feature_dropout",
+        "dropout1d",
+        "dropout2d",
+        "dropout3d",
+        "expand",
+        "expand_as",
+        "repeat",
+        "repeat_interleave",
+        "view_as",
+        "reshape_as",
+        "avg_pool1d",
+        "avg_pool2d",
+        "avg_pool3d",
+        "adaptive_avg_pool1d",
+        "adaptive_avg_pool2d",
+        "adaptive_avg_pool3d",
+        "mean",
+        "sum",
+        "interpolate",
+        "upsample",
+        "pad",
+        "identity",
+        "__getitem__",
+        "getitem",
+        "select",
+        "slice",
+        "narrow",
+        "chunk",
+        "split",
+        "unbind",
+        "alias",
+        "lift_fresh",
+        "neg",
+        "roll",
+        "flip",
+        "unfold",
+    ]
 )
 """Ops that treat all channels alike and are linear."""
 
 _ODD = frozenset(
-    ["tanh", "hardtanh", "gelu", "silu", "mish", "elu", "celu", "selu", "softsign", "tanhshrink", "leaky_relu", "prelu", "hardswish", "sin"]
+    [
+        "tanh",
+        "hardtanh",
+        "gelu",
+        "silu",
+        "mish",
+        "elu",
+        "celu",
+        "selu",
+        "softsign",
+        "tanhshrink",
+        "leaky_relu",
+        "prelu",
+        "hardswish",
+        "sin",
+    ]
 )
 """Pointwise ops with f(0) = 0 and a slope at 0."""
 
@@ -65,7 +141,7 @@ _CONVOLUTIONS = frozenset(["conv1d", "conv2d", "conv3d", "conv_transpose1d", "co
 class Symmetric:
     """A hidden layer whose units have equal weights. ``zero``: these are all zero.
 
-    ``exact``: the units are copies of one another for good; else only their biases, or what reads them, tell them apart.
+    ``exact``: the units are copies of one another for good; else their biases, or what reads them, tell them apart.
     ``dead``: no gradient ever reaches them.
     """
 
@@ -79,7 +155,7 @@ class Symmetric:
 
 @dataclass(frozen=True, slots=True)
 class DeadProduct:
-    """Two factors that both start at zero, so that the gradient of each is zero. ``how``: the op that multiplies them."""
+    """Two factors that both start at zero, so that the gradient of each is zero. ``how``: the op that takes both."""
 
     first: ParameterRecord
     second: ParameterRecord
@@ -376,7 +452,7 @@ class _Run:
         return read
 
     def _products(self) -> Iterator[DeadProduct]:
-        """Zero times zero: two parameters, a zero gate on a zero branch, or two zero matrices in a row beside a stream."""
+        """Zero times zero: two parameters, a zero gate on a zero branch, two zero matrices in a row beside a stream."""
         for node in self.trace.graph.nodes:
             if self.backward.get(node, ZERO) is ZERO:
                 continue
@@ -388,9 +464,10 @@ class _Run:
                 weight = self._weight(node)
                 if weight is not None and weight.rows is ZERO and self._joins_stream(node):
                     pair = [self._zero_source(node.args[0] if node.args else None), weight.record]
-            if len(pair) == 2 and pair[0] is not None and pair[1] is not None and pair[0].name != pair[1].name:
-                if all(record.requires_grad for record in pair if record is not None):
-                    yield DeadProduct(pair[0], pair[1], node, op)
+            if len(pair) != 2 or pair[0] is None or pair[1] is None or pair[0].name == pair[1].name:
+                continue
+            if pair[0].requires_grad and pair[1].requires_grad:
+                yield DeadProduct(pair[0], pair[1], node, op)
 
     def _zero_source(self, value: object) -> ParameterRecord | None:
         import torch.fx

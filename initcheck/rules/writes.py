@@ -33,7 +33,7 @@ def user_writes(record: ParameterRecord) -> list[Write]:
 
 
 def final_write(record: ParameterRecord) -> Write | None:
-    """The last write that replaced the whole parameter by a draw or constant of the user's; None: torch's default stands."""
+    """The last whole write, if it is a draw or constant of the user's; None: torch's default stands."""
     for write in reversed(record.writes):
         if write.share >= 1.0 and write.function in DRAWING:
             return write if write.origin != "default" else None
@@ -81,9 +81,9 @@ def layer_location(record: ParameterRecord, context: ModelContext) -> Location:
 def class_location(context: ModelContext) -> Location:
     """Where the model's class stands, if it is defined in the checked file; else the fallback."""
     root = context.trace.modules.get("")
-    if root is not None and root.class_location is not None and context.source is not None:
-        if root.class_location.path == context.source.path:
-            return root.class_location
+    where = root.class_location if root is not None else None
+    if where is not None and context.source is not None and where.path == context.source.path:
+        return where
     return context.fallback
 
 

@@ -196,7 +196,7 @@ def test_found_at_the_right_line(name: str) -> None:
 
 
 QUIET = {
-    "names that only look deprecated": "torch.normal(0, 1, (2,))\nw.uniform_()\nimport numpy as np\nnp.random.normal(0, 1)",
+    "names that only look deprecated": "torch.normal(0, 1, (2,))\nimport numpy as np\nnp.random.normal(0, 1)",
     "a function of the user's own": "def xavier_uniform(w):\n    return w\nxavier_uniform(w)",
     "the present names": "nn.init.xavier_uniform_(w)\nnn.init.constant_(w, 0.5)\nnn.init.normal_(w, 1.0)",
     "a flag called bias": """
@@ -276,7 +276,7 @@ QUIET = {
     "bounds at two std": "nn.init.trunc_normal_(w, std=0.02, a=-0.04, b=0.04)",
     "kaiming in a net with ReLU and tanh": "nn.init.kaiming_normal_(w)\ny = torch.tanh(F.relu(x))",
     "kaiming with a nonlinearity": "nn.init.kaiming_normal_(w, nonlinearity='tanh')\ny = torch.tanh(x)",
-    "a fan_in read off the second dimension": "fan_in = layer.weight.size(1)\nlayer.weight.data.uniform_(-1/fan_in, 1/fan_in)",
+    "a fan_in read off the second dimension": "fan_in = m.weight.size(1)\nm.weight.data.uniform_(-1/fan_in, 1/fan_in)",
     "torch.Tensor of data": """
         class ReZero(nn.Module):
             def __init__(self, values):

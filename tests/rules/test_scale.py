@@ -1,0 +1,171 @@
+"""IC201-IC205 and IC401: verdicts on nets whose fate is known, and silence on nets that train."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from live import audit, loud, mlp
+from torch import nn
+
+torch.set_num_threads(1)
+X = torch.randn(8, 32)
+HUNDRED = torch.randn(8, 100)
+
+
+def normal(std: float) -> object:
+    return lambda weight: nn.init.normal_(weight, std=std)
+
+
+@pytest.mark.parametrize(
+    ("variance", "expected"),
+    [
+        (0.001, ["IC202", "IC204"]),
+        (0.01, ["IC202", "IC204"]),
+        (0.02, []),
+        (0.1, ["IC203", "IC205"]),
+        (1.0, ["IC203", "IC205"]),
+    ],
+)
+def test_the_textbook_figure(variance: float, expected: list[str]) -> None:
+    """Fifty ReLU layers of 100 units: vanishing, vanishing, stable, exploding, exploding, in both directions."""
+    torch.manual_seed(0)
+    findings = audit(mlp(50, 100, nn.ReLU, normal(math.sqrt(variance)), inputs=100), HUNDRED)
+    assert loud(findings) == expected
+    assert all(f.severity.label == "error" for f in findings)
+
+
+@pytest.mark.parametrize(
+    ("depth", "severities"), [(3, set()), (5, set()), (12, {"warning"}), (30, {"error"}), (50, {"error"})]
+)
+def test_torch_default_init_by_depth(depth: int, severities: set[str]) -> None:
+    torch.manual_seed(0)
+    findings = audit(mlp(depth, 100, nn.ReLU), X)
+    assert {f.severity.label for f in findings if f.severity >= 1} == severities
+
+
+def test_overflow_is_named() -> None:
+    torch.manual_seed(0)
+    findings = audit(mlp(60, 100, nn.ReLU, normal(1.0)), X)
+    assert "more than float32 can hold" in next(f.message for f in findings if f.code == "IC203")
+
+
+def test_evidence_is_a_chain_with_formula_and_numbers() -> None:
+    torch.manual_seed(0)
+    finding = next(f for f in audit(mlp(30, 100, nn.ReLU), X) if f.code == "IC202")
+    lines = [e.text for e in finding.evidence]
+    assert any("E[relu(z)^2] 0.5 x fan_in 100 x 0.058^2 = 0.17 of the second moment" in line for line in lines)
+    assert any(line.startswith("...") for line in lines)
+    assert len(lines) <= 7
+    assert finding.data["layers"] == 30
+
+
+class Residual(nn.Module):
+    def __init__(self, blocks: int, *, norm: bool = False, scale: float = 1.0, zero_last: bool = False) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Linear(32, 64), nn.Linear(64, 10)
+        self.fc1 = nn.ModuleList(nn.Linear(64, 64) for _ in range(blocks))
+        self.fc2 = nn.ModuleList(nn.Linear(64, 64) for _ in range(blocks))
+        self.norm = nn.ModuleList(nn.LayerNorm(64) if norm else nn.Identity() for _ in range(blocks))
+        self.scale = scale
+        for layer in (*self.fc1, *self.fc2):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            nn.init.zeros_(layer.bias)
+        if zero_last:
+            for layer in self.fc2:
+                nn.init.zeros_(layer.weight)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        for norm, fc1, fc2 in zip(self.norm, self.fc1, self.fc2, strict=True):
+            x = x + self.scale * fc2(F.relu(fc1(F.relu(norm(x)))))
+        return self.head(x)
+
+
+def test_residual_growth_is_one_finding() -> None:
+    torch.manual_seed(0)
+    findings = audit(Residual(40), X)
+    assert loud(findings) == ["IC401"]
+    assert "40 residual branches" in findings[0].message
+
+
+class Rescaled(nn.Module):
+    """Small layers, each followed by a norm: scale does not matter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for _ in range(30):
+            linear = nn.Linear(32, 32)
+            nn.init.normal_(linear.weight, std=1e-3)
+            nn.init.zeros_(linear.bias)
+            layers += [linear, nn.LayerNorm(32, eps=1e-12), nn.ReLU()]
+        self.body, self.head = nn.Sequential(*layers), nn.Linear(32, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.body(x))
+
+
+class ZeroHead(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = mlp(3, 64, nn.ReLU)
+        self.head = nn.Linear(10, 4)
+        nn.init.zeros_(self.head.weight)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.body(x))
+
+
+def orthogonal(gain: float) -> object:
+    return lambda weight: nn.init.orthogonal_(weight, gain)
+
+
+class Policy(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = mlp(2, 64, nn.Tanh, orthogonal(math.sqrt(2)))
+        self.head = nn.Linear(10, 4)
+        nn.init.orthogonal_(self.head.weight, 0.01)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.tanh(self.body(x)))
+
+
+class LeNet(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            *(nn.Conv2d(3, 6, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2)),
+            *(nn.Flatten(), nn.Linear(400, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, 10)),
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.body(x)
+
+
+TRAINS = {
+    "LeNet, default init": (LeNet, torch.randn(4, 3, 32, 32)),
+    "He, depth 50": (lambda: mlp(50, 100, nn.ReLU, lambda w: nn.init.kaiming_normal_(w, nonlinearity="relu")), X),
+    "He by fan-out": (lambda: mlp(20, 100, nn.ReLU, lambda w: nn.init.kaiming_normal_(w, mode="fan_out")), X),
+    "Xavier, depth 10, ReLU": (lambda: mlp(10, 100, nn.ReLU, nn.init.xavier_normal_), X),
+    "Xavier with gain sqrt(2)": (lambda: mlp(20, 100, nn.ReLU, lambda w: nn.init.xavier_normal_(w, math.sqrt(2))), X),
+    "Xavier, tanh, depth 30": (lambda: mlp(30, 100, nn.Tanh, nn.init.xavier_normal_), X),
+    "orthogonal sqrt(2) before tanh": (lambda: mlp(10, 64, nn.Tanh, orthogonal(math.sqrt(2))), X),
+    "policy with a small head": (Policy, X),
+    "zero head": (ZeroHead, X),
+    "small weights before norms": (Rescaled, X),
+    "norm-free residual net of 8 blocks": (lambda: Residual(8), X),
+    "residual net with norms": (lambda: Residual(40, norm=True), X),
+    "scaled branches": (lambda: Residual(40, scale=40**-0.5), X),
+    "zero last layers": (lambda: Residual(40, zero_last=True), X),
+}
+
+
+@pytest.mark.parametrize("name", TRAINS)
+def test_what_trains_is_clean(name: str) -> None:
+    torch.manual_seed(0)
+    make, x = TRAINS[name]
+    assert loud(audit(make(), x)) == []

@@ -1,0 +1,192 @@
+"""IC701, IC702, IC704: which units are copies of one another for good, and which products are dead."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from live import audit, mlp
+from torch import nn
+
+torch.set_num_threads(1)
+X = torch.randn(8, 32)
+
+
+def filled(model: nn.Module, value: float, layers: tuple[int, ...] = (), bias: float | None = 0.0) -> nn.Module:
+    """``model`` with the weights of these of its layers (none given: of all) set to ``value``."""
+    found = [m for m in model.modules() if isinstance(m, (nn.Linear, nn.Conv2d))]
+    for index, layer in enumerate(found):
+        if not layers or index in layers:
+            nn.init.constant_(layer.weight, value)
+            if bias is not None:
+                nn.init.constant_(layer.bias, bias)
+    return model
+
+
+class LoRA(nn.Module):
+    def __init__(self, zero_a: bool, zero_b: bool) -> None:
+        super().__init__()
+        self.base = nn.Linear(32, 32)
+        self.a = nn.Linear(32, 4, bias=False)
+        self.b = nn.Linear(4, 32, bias=False)
+        self.head = nn.Linear(32, 10)
+        if zero_a:
+            nn.init.zeros_(self.a.weight)
+        if zero_b:
+            nn.init.zeros_(self.b.weight)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(F.relu(self.base(x) + 2.0 * self.b(self.a(x))))
+
+
+class MergedLoRA(nn.Module):
+    def __init__(self, zero_a: bool, zero_b: bool) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(32, 32) / 6)
+        self.a = nn.Parameter(torch.randn(4, 32) * (not zero_a))
+        self.b = nn.Parameter(torch.randn(32, 4) * (not zero_b))
+        self.head = nn.Linear(32, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(F.relu(F.linear(x, self.weight + (self.b @ self.a) * 0.5)))
+
+
+class ReZero(nn.Module):
+    def __init__(self, zero_last: bool) -> None:
+        super().__init__()
+        self.stem, self.fc1, self.fc2 = nn.Linear(32, 32), nn.Linear(32, 32), nn.Linear(32, 32)
+        self.gate = nn.Parameter(torch.zeros(1))
+        self.head = nn.Linear(32, 10)
+        if zero_last:
+            nn.init.zeros_(self.fc2.weight)
+            nn.init.zeros_(self.fc2.bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        return self.head(x + self.gate * self.fc2(F.relu(self.fc1(x))))
+
+
+class Gated(nn.Module):
+    def __init__(self, zero_a: bool, zero_b: bool) -> None:
+        super().__init__()
+        self.a, self.b, self.head = nn.Linear(32, 32), nn.Linear(32, 32), nn.Linear(32, 10)
+        for layer, zero in ((self.a, zero_a), (self.b, zero_b)):
+            if zero:
+                nn.init.zeros_(layer.weight)
+                nn.init.zeros_(layer.bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(x + self.a(x) * self.b(x))
+
+
+class Attention(nn.Module):
+    def __init__(self, zero_q: bool, zero_k: bool) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.head = (nn.Linear(32, n) for n in (32, 32, 32, 10))
+        for layer, zero in ((self.q, zero_q), (self.k, zero_k)):
+            if zero:
+                nn.init.zeros_(layer.weight)
+                nn.init.zeros_(layer.bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(F.scaled_dot_product_attention(self.q(x), self.k(x), self.v(x)))
+
+
+class SqueezeExcite(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc1, self.fc2, self.head = (
+            nn.Conv2d(3, 16, 3),
+            nn.Linear(16, 8),
+            nn.Linear(8, 16),
+            nn.Linear(16, 10),
+        )
+        nn.init.zeros_(self.fc2.weight)
+        nn.init.zeros_(self.fc2.bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.relu(self.conv(x))
+        gate = torch.sigmoid(self.fc2(F.relu(self.fc1(x.mean((2, 3))))))
+        return self.head((x * gate[:, :, None, None]).mean((2, 3)))
+
+
+class ZeroGamma(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 16, 3, padding=1)
+        self.bn1, self.bn2, self.head = nn.BatchNorm2d(16), nn.BatchNorm2d(16), nn.Linear(16, 10)
+        nn.init.zeros_(self.bn2.weight)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.relu(self.bn1(self.conv1(x)))
+        return self.head(F.relu(x + self.bn2(self.conv2(x))).mean((2, 3)))
+
+
+def conv_net() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 12 * 12, 10)
+    )
+
+
+IMAGE = torch.randn(4, 3, 16, 16)
+SEQUENCE = torch.randn(4, 7, 32)
+
+FOUND: dict[str, tuple[Callable[[], nn.Module], torch.Tensor, str, str]] = {
+    "every weight zero": (lambda: filled(mlp(2, 64, nn.ReLU), 0.0), X, "IC701", "error"),
+    "every weight zero, random biases": (lambda: filled(mlp(2, 64, nn.ReLU), 0.0, bias=None), X, "IC701", "error"),
+    "one hidden layer dead behind ReLU": (lambda: filled(mlp(3, 64, nn.ReLU), 0.0, (1,)), X, "IC701", "error"),
+    "one hidden layer zero, tanh": (lambda: filled(mlp(2, 64, nn.Tanh), 0.0, (0,)), X, "IC701", "warning"),
+    "every weight the same": (lambda: filled(mlp(2, 64, nn.ReLU), 0.1), X, "IC702", "error"),
+    "every weight the same, tanh": (lambda: filled(mlp(2, 64, nn.Tanh), 0.1), X, "IC702", "error"),
+    "one hidden layer the same": (lambda: filled(mlp(3, 64, nn.ReLU), 0.1, (1,)), X, "IC702", "warning"),
+    "constant convolutions": (lambda: filled(conv_net(), 0.01), IMAGE, "IC702", "error"),
+    "LoRA, both zero": (lambda: LoRA(True, True), X, "IC704", "error"),
+    "merged LoRA, both zero": (lambda: MergedLoRA(True, True), X, "IC704", "error"),
+    "zero gate on a zero branch": (lambda: ReZero(zero_last=True), X, "IC704", "error"),
+    "two zero factors": (lambda: Gated(True, True), X, "IC704", "error"),
+    "query and key zero": (lambda: Attention(True, True), SEQUENCE, "IC704", "error"),
+}
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_found(name: str) -> None:
+    make, x, code, severity = FOUND[name]
+    assert [(f.code, f.severity.label) for f in audit(make(), x)] == [(code, severity)]
+
+
+QUIET: dict[str, tuple[Callable[[], nn.Module], torch.Tensor]] = {
+    "random": (lambda: mlp(2, 64, nn.ReLU), X),
+    "a zero head": (lambda: filled(mlp(2, 64, nn.ReLU), 0.0, (2,)), X),
+    "a constant head": (lambda: filled(mlp(2, 64, nn.ReLU), 0.1, (2,)), X),
+    "LoRA": (lambda: LoRA(False, True), X),
+    "LoRA the other way round": (lambda: LoRA(True, False), X),
+    "merged LoRA": (lambda: MergedLoRA(False, True), X),
+    "ReZero": (lambda: ReZero(zero_last=False), X),
+    "one zero factor": (lambda: Gated(True, False), X),
+    "zero queries": (lambda: Attention(True, False), SEQUENCE),
+    "a zero gate layer": (SqueezeExcite, IMAGE),
+    "zero gamma": (ZeroGamma, IMAGE),
+}
+
+
+@pytest.mark.parametrize("name", QUIET)
+def test_stays_quiet(name: str) -> None:
+    make, x = QUIET[name]
+    assert audit(make(), x) == []
+
+
+def test_copies_really_stay_copies_and_random_units_do_not() -> None:
+    """What IC702 claims, tried: after twenty steps the rows of the hidden layer are still equal."""
+    torch.manual_seed(0)
+    model = filled(mlp(2, 16, nn.Tanh), 0.1)
+    x, y = torch.randn(64, 32), torch.randint(0, 10, (64,))
+    optimiser = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for _ in range(20):
+        optimiser.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        optimiser.step()
+    weight = model[0].weight.detach()
+    assert float((weight - weight[:1]).abs().max()) < 1e-5
+    assert float(weight.std()) > 1e-3
