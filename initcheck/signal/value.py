@@ -51,6 +51,7 @@ class Value:
     ``iid``: elements are independent draws (a parameter, or an elementwise function of one), so that the roles of its
     dims are whatever the other operand says. ``constant``: the exact values, where no input or parameter is involved.
     ``approximate``: the roles of some dims are a best guess.
+    ``shape_on_grid``: standardised quantile function of a sum of unlike parts (None: normal).
     ``positive``: no element is negative; a source made of it is log-normal rather than normal.
     ``kept``: for scores under a mask, the number of unmasked keys of each query. ``mixing``: what ``softmax`` made.
     """
@@ -69,6 +70,7 @@ class Value:
     mixing: Mixing | None = None
     parts: tuple[tuple[float, Value], ...] = ()
     positive: bool = False
+    shape_on_grid: Array | None = None
     spectrum: Spectrum | None = None
 
     @property
@@ -118,6 +120,12 @@ class Value:
 
     def _normal(self) -> Source:
         std = math.sqrt(max(self.variance, 0.0))
+        if self.shape_on_grid is not None and std > 0:
+            from initcheck.signal.shape import copula
+
+            correlation = replace(self.covariance, profile=()) * (1.0 / self.variance)
+            u = torch.from_numpy(self.mean + std * self.shape_on_grid)
+            return Source(u, nodes(0), copula(self.shape_on_grid, correlation))
         at = nodes(phase_for_kink_at(-self.mean / std) if std > 0 else 0)
         scale = self.variance if self.variance > 0 else 1.0
         correlation = replace(self.covariance, profile=()) * (1.0 / scale)
@@ -136,6 +144,14 @@ class Value:
         correlation = replace(self.covariance, profile=()).map(copula)
         return Source(torch.from_numpy(self.mean * np.exp(math.sqrt(s2) * at.z - s2 / 2)), at, correlation)
 
+    @property
+    def normal(self) -> bool:
+        """Whether its elements are taken as normally distributed."""
+        if self.origin is not None and self.source is None:
+            return self.origin.normal
+        expression = self.source is not None and self.grid is not self.source.u
+        return not (expression or self.positive or self.shape_on_grid is not None)
+
     def own_grid(self) -> torch.Tensor:
         """Its values on the grid of ``own_source``."""
         self.own_source()
@@ -151,7 +167,7 @@ class Value:
         """A new variable with these moments (other elements, or another function, of the same population)."""
         if dims is not None:
             changes["dims"] = dims
-        blank = {"origin": None, "source": None, "grid": None, "constant": None, "parts": (), "spectrum": None}
+        blank = {"origin": None, "source": None, "grid": None, "constant": None, "parts": (), "spectrum": None, "shape_on_grid": None}
         return replace(self, **{**blank, **changes})  # type: ignore[arg-type]
 
     def settled(self) -> Value:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 
 from initcheck.signal.gradient import Gradient
-from initcheck.signal.kernel import Kernel
+from initcheck.signal.kernel import Array, Kernel
 from initcheck.signal.rule import Call, Flow, Result, Rule, Unknown, register
+from initcheck.signal.shape import quantiles, sum_shape
 from initcheck.signal.value import Atom, Value, settle
 
 
@@ -23,6 +24,13 @@ def affine(
         mean += beta.mean
         k = k + beta.variance
     return mean, k, g_second
+
+
+def shape_of_input(x: Value) -> Array | None:
+    """A norm is affine: the shape of the distribution stays."""
+    if x.normal or x.variance <= 0 or x.iid:
+        return None
+    return sum_shape([quantiles(x.own_grid().double().numpy(), x.own_source().at.weights)], 0.0)
 
 
 class Normalisation(Rule):
@@ -81,7 +89,7 @@ class BatchNorm(Normalisation):
             k = (x.covariance + running_mean.variance) * inverse**2
         mean, k, _ = affine(call, k, mean)
         call.memo["inverse"] = inverse
-        return Value(x.dims, mean, k, approximate=x.approximate).settled()
+        return Value(x.dims, mean, k, approximate=x.approximate, shape_on_grid=shape_of_input(x)).settled()
 
     def backward(self, call: Call, gradient: Gradient) -> Flow:
         x = channelled(call.value("input"))
@@ -171,7 +179,7 @@ class PerSample(Normalisation):
         k = Kernel(k.same, k.far, k.cross, k.sample, k.local, () if not sizes else k.profile)
         mean, k, _ = affine(call, k * inverse**2, mean * inverse)
         call.memo["inverse"] = inverse
-        return Value(x.dims, mean, k, approximate=x.approximate).settled()
+        return Value(x.dims, mean, k, approximate=x.approximate, shape_on_grid=shape_of_input(x)).settled()
 
     def backward(self, call: Call, gradient: Gradient) -> Flow:
         x = self.input(call)

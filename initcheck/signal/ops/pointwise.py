@@ -12,9 +12,10 @@ import torch.fx
 
 from initcheck.signal.gradient import Gradient, Term
 from initcheck.signal.grid import Spectrum
-from initcheck.signal.kernel import Kernel, Profile
+from initcheck.signal.kernel import Array, Kernel, Profile
 from initcheck.signal.reduce import unbroadcast
 from initcheck.signal.rule import Call, Flow, NotReady, Result, Rule, Unknown, register, shape_of
+from initcheck.signal.shape import given_part, matched, quantiles, sum_shape
 from initcheck.signal.value import Dims, Source, Value, adopt, broadcast_dims, settle
 
 UNARY = [
@@ -330,18 +331,60 @@ class Sum(Elementwise):
         assert covariance is not None
         kept = next((v.kept for v in values if v.kept is not None), None)
         approximate = any(v.approximate for v in values)
-        return Value(
-            dims, mean, covariance, approximate=approximate, kept=kept, iid=all(v.iid for v in values)
-        ).settled()
+        result = Value(dims, mean, covariance, approximate=approximate, kept=kept)
+        result.iid = all(v.iid for v in values)
+        result.positive = all(v.positive and factors[n] >= 0 for n, v in zip(nodes, values, strict=True))
+        skewed = [(factors[n], v) for n, v in zip(nodes, values, strict=True) if not (v.normal or v.iid or is_number(v))]
+        if skewed and math.isfinite(covariance.same):
+            parts = [f * quantiles(v.own_grid().double().numpy(), v.own_source().at.weights) for f, v in skewed]
+            rest = covariance.same - sum(f * f * v.variance for f, v in skewed)
+            result.shape_on_grid = sum_shape(parts, rest)
+            result.positive = False
+        return result.settled()
 
     def backward_across(self, call: Call, gradient: Gradient, moving: list[tuple[torch.fx.Node, Value]]) -> Flow:
-        term = Term(gradient.collapsed())
         factors = self.factors(call)
+        total = gradient.collapsed()
+        square = self._square(call, gradient)
+        identity = Term(total).identity
         for node, value in moving:
             if value.iid or value.constant is not None:
                 continue
-            kernel = unbroadcast(term.kernel, call.out.dims, value.shape) * factors[node] ** 2
-            yield node, Gradient.of(Term(kernel, identity=term.identity))
+            factor = factors[node]
+            if square is None or value.shape != call.shape:
+                kernel = settle(unbroadcast(total, call.out.dims, value.shape) * factor**2, value.dims)
+                yield node, Gradient.of(Term(kernel, identity=identity))
+                continue
+            source = value.own_source()
+            part = factor * value.own_grid().double().numpy()
+            others = [(factors[n], v) for n, v in moving if n is not node]
+            rest = sum_of(others) + (call.out.mean - sum(f * v.mean for f, v in others) - factor * value.mean)
+            u = call.out.own_source().u.numpy()
+            slope = np.sqrt(np.maximum(given_part(square, u, part, rest), 0.0))
+            kernel = settle(matched(total * factor**2, slope, source.at, source.correlation), value.dims)
+            yield node, Gradient.of(Term(kernel, torch.from_numpy(slope), source, identity))
+
+    def _square(self, call: Call, gradient: Gradient) -> Array | None:
+        """Mean square slope of all terms on the sum's own grid, weighted by their size; None where none has a slope."""
+        source = call.out.own_source()
+        square, weight, sloped = np.zeros_like(source.at.z), 0.0, False
+        for term in gradient.terms.values():
+            if term.source is source and term.slope is not None:
+                square = square + term.kernel.same * term.slope.double().numpy() ** 2
+                sloped = True
+            else:
+                square = square + term.effective().same
+            weight += term.kernel.same
+        return square / weight if sloped and weight > 0 and math.isfinite(weight) else None
+
+
+def sum_of(parts: list[tuple[float, Value]]) -> Array:
+    """Quantiles of a sum of independent operands."""
+    pieces = [f * quantiles(v.own_grid().double().numpy(), v.own_source().at.weights) for f, v in parts]
+    total = pieces[0]
+    for piece in pieces[1:]:
+        total = np.sort(np.add.outer(total, piece).ravel())[:: len(piece)]
+    return total
 
 
 @register
