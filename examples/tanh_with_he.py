@@ -1,7 +1,7 @@
-"""A tanh network initialised for ReLU: IC201, the gain is not that of the activation that follows.
+"""A tanh network initialised for ReLU: a mismatch without consequence, clean.
 
-He's gain of sqrt(2) expects that the activation throws half of the signal away. Tanh does not. In a dozen layers the
-consequence is mild; ``nonlinearity="tanh"`` says what is meant.
+He's gain of sqrt(2) expects that the activation throws half of the signal away, which tanh does not. In a dozen layers
+tanh's own saturation holds the scale, and the network trains; a linter that complained here would be noise.
 """
 
 import torch

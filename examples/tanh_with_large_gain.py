@@ -1,7 +1,7 @@
-"""A deep tanh network whose weights are drawn far too wide: IC207 and IC201, every tanh saturates.
+"""A deep tanh network whose weights are drawn far too wide: IC205, the gradient explodes while the units saturate.
 
-The author took the gain for a factor on top of He's and squared it. Nearly all units sit at -1 or 1, where the gradient of
-tanh is zero. The right call is ``xavier_normal_(weight, gain=5/3)``.
+The author took the gain for a factor on top of He's and squared it. Most units sit near -1 or 1; where one does not, the
+gradient is multiplied by several, layer after layer. ``xavier_normal_(weight, gain=5/3)`` is what tanh wants.
 """
 
 import torch

@@ -28,6 +28,7 @@ from torch import nn
 
 from initcheck.discovery import project, synthesis
 from initcheck.discovery.constructions import Construction, Evaluation, Scope, call_sites, find
+from initcheck.discovery.guessing import Guesses
 from initcheck.discovery.loader import Execution, describe, execution
 from initcheck.discovery.placeholders import NotAvailableError, Placeholder
 from initcheck.discovery.roots import Definitions, called_name, strip_moves
@@ -38,8 +39,16 @@ if TYPE_CHECKING:
     from initcheck.config import Config, ModelSpec
 
 _MOST_WAYS = 8  # constructions tried for one model
-_MOST_ATTEMPTS = 14  # sets of made-up arguments tried for one model
-_ENTRY_METHODS = ("get_action_and_value", "get_action", "evaluate_actions", "act", "forward_features", "sample", "predict", "encode")
+_ENTRY_METHODS = (
+    "get_action_and_value",
+    "get_action",
+    "evaluate_actions",
+    "act",
+    "forward_features",
+    "sample",
+    "predict",
+    "encode",
+)
 
 
 class ConstructionError(Exception):
@@ -182,12 +191,12 @@ class _Finder:
             return name
         if name in made:
             return made[name]
-        if isinstance(value.func, ast.Attribute) and isinstance(value.func.value, ast.Name):
-            if value.func.value.id in self.definitions.modules:
-                return value.func.value.id  # a class method
-        for argument in value.args[:1]:
-            if name and isinstance(argument, ast.Name) and argument.id in self.definitions.modules:
-                return argument.id  # _resnet(BasicBlock, ...) is told by what it returns; build(Net, ...) by this
+        owner = value.func.value if isinstance(value.func, ast.Attribute) else None
+        if isinstance(owner, ast.Name) and owner.id in self.definitions.modules:
+            return owner.id  # a class method
+        for argument in value.args[:1] if name and name not in self.definitions.functions else ():
+            if isinstance(argument, ast.Name) and argument.id in self.definitions.modules:
+                return argument.id  # a library's builder: build_model_with_cfg(Net, ...)
         full = self.source.imports.resolve(value.func)
         return "" if full is not None and _MODEL_MAKERS.match(full) else None
 
@@ -244,10 +253,10 @@ class _Finder:
         kept: dict[str, Construction] = {}
         names: set[str] = set()
         for construction in found:
-            if construction.scope.kind == "module" and isinstance(construction.target, ast.Name):
-                if construction.target.id not in names:
-                    names.add(construction.target.id)
-                    kept.setdefault(ast.unparse(construction.expression), construction)
+            target = construction.target
+            if construction.scope.kind == "module" and isinstance(target, ast.Name) and target.id not in names:
+                names.add(target.id)
+                kept.setdefault(ast.unparse(construction.expression), construction)
         return sorted(kept.values(), key=lambda c: c.line)[:_MOST_WAYS]
 
     def _action_lines(self) -> str:
@@ -280,17 +289,17 @@ class _Finder:
         worked: list[str] = []
 
         def run() -> Any:
-            error: Exception = NotAvailableError("no other file of the project makes it")
+            failure: Exception = NotAvailableError("no other file of the project makes it")
             for found in project.constructions(self.execution, names, context) if self.execution is not None else ():
                 way = self._evaluating(found.construction, found.evaluation)
                 try:
                     model = self._resolving_names(way.run)
-                except Exception as failed:  # user code
-                    error = failed
+                except Exception as error:  # user code
+                    failure = error
                     continue
                 worked[:] = [f"{way.text()} in {Path(found.path).name}"]
                 return model
-            raise error
+            raise failure
 
         return _Way(run, lambda: worked[0], user_wrote=False)
 
@@ -330,8 +339,10 @@ class _Finder:
             return full is not None and _MODEL_MAKERS.match(full) is not None
 
         def skip(scope: Scope) -> bool:
-            return scope.owner in self.definitions.modules or scope.label in self.factories or (
-                scope.label in self.definitions.helpers
+            return (
+                scope.owner in self.definitions.modules
+                or scope.label in self.factories
+                or (scope.label in self.definitions.helpers)
             )
 
         found: dict[str, list[Construction]] = {}
@@ -391,8 +402,9 @@ class _Finder:
         return {ast.unparse(c.target) for c in constructions if c.target is not None}
 
     def _evaluated(self, found: list[Construction], evaluation: Evaluation | None) -> Iterator[_Way]:
-        for construction in found[:_MOST_WAYS] if evaluation is not None else ():
-            yield self._evaluating(construction, evaluation)
+        if evaluation is not None:
+            for construction in found[:_MOST_WAYS]:
+                yield self._evaluating(construction, evaluation)
 
     @staticmethod
     def _evaluating(construction: Construction, evaluation: Evaluation) -> _Way:
@@ -432,8 +444,8 @@ class _Finder:
             return model, way.text() + (f"; run by {entry}()" if entry else "")
         if not failures:
             raise ConstructionError(f"nothing in the file says how to make {name}")
-        _, error = max(failures, key=lambda failure: failure[0])
-        raise ConstructionError(describe(error, self.source.path)) from error
+        _, telling = max(failures, key=lambda failure: failure[0])
+        raise ConstructionError(describe(telling, self.source.path)) from telling
 
     def _initialisation_raised(self, error: BaseException) -> bool:
         """Whether the user's own init function raised, outside any constructor."""
@@ -552,141 +564,3 @@ def _shown(value: Any) -> str:
         return value.__name__
     text = " ".join(repr(value).split())
     return text if len(text) <= 40 else text[:37] + "..."
-
-
-class Guesses:
-    """Calls a constructor with made-up arguments, and mends them after its own errors, a bounded number of times."""
-
-    def __init__(self, target: Any, node: Any, context: synthesis.Context, path: str) -> None:
-        self.target = target
-        self.node = node
-        self.context = context
-        self.path = path
-        self.given: dict[str, Any] = {}
-
-    def run(self) -> Any:
-        """What the constructor makes.
-
-        Raises:
-            Exception: the first failure, if no set of arguments works.
-        """
-        if self.target is None or isinstance(self.target, Placeholder):
-            raise NotAvailableError("its definition failed")
-        first: BaseException | None = None
-        queue = list(synthesis.arguments_for(self.target, self.node, self.context))
-        seen: list[dict[str, Any]] = []
-        while queue and len(seen) < _MOST_ATTEMPTS:
-            given = queue.pop(0)
-            if any(_equal(given, earlier) for earlier in seen):
-                continue
-            seen.append(given)
-            used = _fresh(given)  # settings note in it what they were asked for
-            try:
-                value = self.target(**used)
-            except (Exception, SystemExit) as error:
-                if isinstance(error, (NameError, NotAvailableError)):
-                    raise
-                first = first or error
-                queue = [*self._mended(used, error), *queue]
-                continue
-            self.given = given
-            return value
-        raise first or TypeError("its arguments cannot be told")
-
-    def _mended(self, given: dict[str, Any], error: BaseException) -> Iterator[dict[str, Any]]:
-        """Other arguments, by what the error says and which parameters stand on the line that raised it."""
-        message = str(error)
-        names = self._named(error, given) or list(given)
-        for name in names:
-            value = given[name]
-            if isinstance(value, synthesis.Settings):
-                yield from ({**given, name: other} for other in self._other_settings(value, name, error))
-            for pattern, mend in _MENDS:
-                if re.search(pattern, message) or (pattern == "" and isinstance(error, AssertionError)):
-                    for other in mend(value, name, self.context):
-                        yield {**given, name: other}
-
-    def _other_settings(self, value: synthesis.Settings, name: str, error: BaseException) -> Iterator[Any]:
-        """Settings whose values on the failing line are lists where they were numbers, or the reverse."""
-        line = next((f.line for f in reversed(traceback.extract_tb(error.__traceback__)) if f.filename == self.path), "")
-        words = set(re.findall(r"\w+", line or ""))
-        for key in value:
-            if any(key == word or key.endswith(f"_{word}") for word in words):
-                for pattern, mend in _MENDS[:2]:
-                    if re.search(pattern, str(error)):
-                        for other in mend(value[key], key, self.context):
-                            yield synthesis.Settings({**value, key: other})
-
-    def _named(self, error: BaseException, given: dict[str, Any]) -> list[str]:
-        for frame in reversed(traceback.extract_tb(error.__traceback__)):
-            if frame.filename == self.path and frame.line:
-                words = set(re.findall(r"\w+", frame.line)) | set(re.findall(r"\w+", str(error)))
-                found = [name for name in given if name in words]
-                if found:
-                    return found
-        return []
-
-
-def _to_list(value: Any, name: str, context: synthesis.Context) -> Iterator[Any]:
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        small = re.search(r"layer|block|num|depth|n_", name) is not None
-        yield [2 if small else value] * 4
-        yield [2 if small else value] * 3
-        yield [value] * 2
-
-
-def _to_number(value: Any, name: str, context: synthesis.Context) -> Iterator[Any]:
-    if isinstance(value, (list, tuple)) and value:
-        yield value[0]
-    elif not isinstance(value, (int, float)):
-        yield 16
-
-
-def _to_type(value: Any, name: str, context: synthesis.Context) -> Iterator[Any]:
-    if not callable(value):
-        yield from context.blocks[:3]
-        yield nn.ReLU
-        yield nn.BatchNorm2d
-
-
-def _to_settings(value: Any, name: str, context: synthesis.Context) -> Iterator[Any]:
-    if not isinstance(value, synthesis.Settings):
-        yield synthesis.Settings()
-
-
-def _to_other_size(value: Any, name: str, context: synthesis.Context) -> Iterator[Any]:
-    if isinstance(value, int) and not isinstance(value, bool):
-        yield from (other for other in (64, 16, 32, 18, 22, 28, 4, 1, 3) if other != value)
-    elif isinstance(value, list):
-        yield from ([value[0]] * n for n in (len(value) + 1, len(value) - 1) if n > 0)
-
-
-def _to_none(value: Any, name: str, context: synthesis.Context) -> Iterator[Any]:
-    if value is not None:
-        yield None
-
-
-_MENDS: tuple[tuple[str, Callable[[Any, str, synthesis.Context], Iterator[Any]]], ...] = (
-    (r"not iterable|has no len|not subscriptable|cannot unpack|can only concatenate list", _to_list),
-    (r"not callable", _to_type),
-    (r"object has no attribute", _to_settings),
-    (r"indices must be|not 'str'|must be str|has no value for", _to_settings),
-    (r"list index out of range|not enough values|too many values|same length", _to_other_size),
-    (r"(must be|expected|got|type) .*(list|tuple|str|NoneType)|unsupported operand|multiply sequence|not supported between", _to_number),
-    (r"divisible|multiple of|must be|should be|invalid|unsupported|not supported|unknown|expected|depth", _to_other_size),
-    ("", _to_other_size),
-    (r"no attribute|NoneType|str", _to_none),
-)  # fmt: skip
-
-
-def _equal(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    return one.keys() == other.keys() and all(
-        one[key] is other[key] or (type(one[key]) is type(other[key]) and repr(one[key]) == repr(other[key])) for key in one
-    )
-
-
-def _fresh(given: dict[str, Any]) -> dict[str, Any]:
-    """Modules and lists among the arguments are the constructor's to keep: each attempt gets its own."""
-    import copy
-
-    return {key: copy.deepcopy(value) if isinstance(value, (list, nn.Module, dict)) else value for key, value in given.items()}

@@ -14,22 +14,27 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar
 
+from initcheck.discovery.conventions import UNKNOWN, by_name
 from initcheck.discovery.denied import denied_call
 from initcheck.discovery.environments import is_environment
 from initcheck.discovery.loader import Execution, describe
 from initcheck.discovery.placeholders import NotAvailableError, Placeholder
 from initcheck.discovery.slicing import Statement, is_main_guard, names_used, slice_for, statement
-from initcheck.discovery.synthesis import UNKNOWN, Context, by_name, parameters, value_for
+from initcheck.discovery.synthesis import Context, parameters, value_for
 
 _INIT_CALL = re.compile(r"init|reset_parameters|xavier|kaiming|orthogonal|glorot|he_|weights?_normal", re.IGNORECASE)
 _INIT_METHODS = frozenset({"apply", "reset_parameters"})
 _DTYPE_METHODS = frozenset({"double", "half", "bfloat16"})
 _MOVES = frozenset({"to", "cuda", "cpu", "train", "eval", "float", "requires_grad_", "share_memory"})
 _WRAPPERS = frozenset({"DataParallel", "DistributedDataParallel", "compile", "convert_sync_batchnorm", "script"})
-_SIZE = re.compile(r"^n[_a-z]|num|dim|size|len|channels?$|class(es)?$|tok|vocab|hidden|seed|device|width|height|heads?$|layers?$|depth")
-_NOT_INIT = re.compile(r"load_state_dict|torch\.load|optim|scheduler|checkpoint|wandb|summary|init_process_group|amp\.init|deepspeed")
+_SIZE = re.compile(
+    r"^n[_a-z]|num|dim|size|len|channels?$|class(es)?$|tok|vocab|hidden|seed|device|width|height|heads?$|layers?$|depth"
+)
+_NOT_INIT = re.compile(
+    r"load_state_dict|torch\.load|optim|scheduler|checkpoint|wandb|summary|init_process_group|amp\.init|deepspeed"
+)
 
 
 @dataclass(frozen=True)
@@ -104,7 +109,7 @@ class Construction:
 
 
 def find(tree: ast.Module, wanted: Callable[[ast.Call], bool], skip: Callable[[Scope], bool]) -> list[Construction]:
-    """Every construction for which ``wanted`` holds, outside the scopes that ``skip`` names; the most believed first."""
+    """Every construction for which ``wanted`` holds, outside scopes that ``skip`` names; the most believed first."""
     found: list[Construction] = []
     for scope in scopes(tree):
         if not skip(scope):
@@ -119,7 +124,7 @@ def _in_block(
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             continue
         earlier = (*before, *body[:index])
-        inner = [block for block in _inner_blocks(node)]
+        inner = list(_inner_blocks(node))
         if inner:
             if isinstance(node, (ast.For, ast.AsyncFor)):
                 earlier = (*earlier, _first_element(node))
@@ -173,7 +178,7 @@ def _target(node: ast.stmt, call: ast.Call) -> ast.expr | None:
 
 
 def _with_own_init(node: ast.stmt, call: ast.Call) -> ast.expr:
-    """The construction with what initialises it in the same expression: ``Net().apply(init)``, ``init_weights(Net())``."""
+    """With what initialises it in the same expression: ``Net().apply(init)``, ``init_weights(Net())``."""
     parents = {child: parent for parent in ast.walk(node) for child in ast.iter_child_nodes(parent)}
     built: ast.expr = call
     current: ast.AST = call
@@ -306,12 +311,17 @@ class Evaluation:
         denied = denied_call(candidate.node, self.execution.source.imports)
         names = sorted(candidate.binds)
         handler_body: list[ast.stmt] = [
-            ast.Assign([ast.Name(name, ast.Store())], _helper_call("recover", ast.Constant(name), ast.Name("__error__", ast.Load())))
+            ast.Assign(
+                [ast.Name(name, ast.Store())],
+                _helper_call("recover", ast.Constant(name), ast.Name("__error__", ast.Load())),
+            )
             for name in names
         ] or [ast.Pass()]
         if denied is not None:
             body: list[ast.stmt] = [
-                ast.Assign([ast.Name(name, ast.Store())], _helper_call("recover", ast.Constant(name), ast.Constant(denied)))
+                ast.Assign(
+                    [ast.Name(name, ast.Store())], _helper_call("recover", ast.Constant(name), ast.Constant(denied))
+                )
                 for name in names
             ] or [ast.Pass()]
             return _placed(ast.If(ast.Constant(True), body, []), candidate.node)
@@ -321,7 +331,7 @@ class Evaluation:
     def _run_function(
         self, scope: Scope, body: list[ast.stmt], tail: list[ast.stmt], result: ast.expr, depth: int
     ) -> Any:
-        """Run statements and give the value of an expression: in a function for a function's scope, else at module level."""
+        """Run statements and give an expression's value: in a function for a function's scope, else at module level."""
         namespace = self.execution.module.__dict__
         if scope.function is None:
             given: dict[str, Any] = {}
@@ -331,13 +341,7 @@ class Evaluation:
         else:
             given = self._arguments(scope, body, tail, result, depth)
             finish = ast.copy_location(ast.Return(result), result)
-            names = [ast.arg(name) for name in given]
-            arguments = ast.arguments([], names, None, [], [], None, [])
-            function = ast.FunctionDef(scope.function.name, arguments, [*body, *tail, finish], [], None)
-            placed = ast.copy_location(function, scope.function)
-            outer = ast.FunctionDef("__initcheck_make__", ast.arguments([], [], None, [], [], None, []),
-                                    [placed, ast.Return(ast.Name(scope.function.name, ast.Load()))], [], None)  # fmt: skip
-            code = self.execution.compile(ast.fix_missing_locations(ast.Module([ast.copy_location(outer, scope.function)], [])))
+            code = self.execution.compile(_maker(scope.function, list(given), [*body, *tail, finish]))
         namespace["__initcheck__"] = SimpleNamespace(recover=self._recover, call=self._call, value=_value)
         with self.execution.session.active():
             exec(code, namespace)
@@ -357,7 +361,9 @@ class Evaluation:
         arguments = scope.function.args
         every = [*arguments.posonlyargs, *arguments.args]
         defaults = dict(zip([a.arg for a in every[::-1]], arguments.defaults[::-1], strict=False))
-        defaults |= {a.arg: d for a, d in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True) if d is not None}
+        defaults |= {
+            a.arg: d for a, d in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True) if d is not None
+        }
         given: dict[str, Any] = {}
         for position, argument in enumerate([*every, *arguments.kwonlyargs]):
             if argument.arg in read:
@@ -421,6 +427,20 @@ class Evaluation:
         return call
 
 
+def _maker(like: ast.FunctionDef, names: list[str], body: list[ast.stmt]) -> ast.Module:
+    """``__initcheck_make__()`` gives a function with ``like``'s name and place, other parameters and another body."""
+    name = like.name
+    tree = ast.parse(f"def __initcheck_make__():\n    def {name}({', '.join(names)}):\n        pass\n    return {name}")
+    for node in ast.walk(tree):
+        if hasattr(node, "lineno"):
+            ast.copy_location(node, like)
+    outer = tree.body[0]
+    assert isinstance(outer, ast.FunctionDef)
+    assert isinstance(outer.body[0], ast.FunctionDef)
+    outer.body[0].body = body
+    return ast.fix_missing_locations(tree)
+
+
 def names_used_by_target(target: ast.expr) -> set[str]:
     """Names that a target alone brings in: its own, unless it is an attribute of something (``self.net``)."""
     return {target.id} if isinstance(target, ast.Name) else set()
@@ -466,7 +486,10 @@ def _helper_call(name: str, *arguments: ast.expr) -> ast.Call:
     return ast.Call(helper, list(arguments), [])
 
 
-def _placed(node: Any, where: ast.AST) -> Any:
+_Node = TypeVar("_Node", bound=ast.AST)
+
+
+def _placed(node: _Node, where: ast.AST) -> _Node:
     return ast.fix_missing_locations(ast.copy_location(node, where))
 
 
@@ -483,7 +506,9 @@ def _loaded(target: ast.expr) -> ast.expr:
 
 
 def _reads_stdin(node: ast.stmt) -> bool:
-    return any(isinstance(n, ast.Call) and isinstance(n.func, ast.Name) and n.func.id == "input" for n in ast.walk(node))
+    return any(
+        isinstance(n, ast.Call) and isinstance(n.func, ast.Name) and n.func.id == "input" for n in ast.walk(node)
+    )
 
 
 def call_sites(tree: ast.Module) -> dict[str, list[tuple[Scope, ast.Call, tuple[ast.stmt, ...]]]]:

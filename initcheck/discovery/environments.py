@@ -67,7 +67,7 @@ class Environment:
 
 
 def environment_for(code: str) -> Environment:
-    """The environment that ``code`` fits, of the model's class: pixels for convolutions, choices where it asks for ``n``."""
+    """The environment that fits a class: pixels for convolutions, choices where its code asks for ``n``."""
     pixels = "Conv2d" in code
     last = re.search(r"shape\[-1\]|permute\(\(?0, 3, 1, 2|h, w, c = ", code) is not None
     box = ((64, 64, 3) if last else (4, 84, 84)) if pixels else (4,)

@@ -161,7 +161,7 @@ class Session(importlib.abc.MetaPathFinder):
 
 
 def forget(session: Session) -> None:
-    """Take a session's modules out of ``sys.modules``: another file's ``model`` or ``utils`` must not be mistaken for them."""
+    """Take a session's modules out of ``sys.modules``: another project has its own ``model`` and ``utils``."""
     for name in session.loaded:
         sys.modules.pop(name, None)
 

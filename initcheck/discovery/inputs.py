@@ -1,8 +1,8 @@
 """Example inputs for a model: configuration, the file's own calls, what the model declares, else a guided search.
 
 A trial is one forward on fake tensors, a few milliseconds. The search starts from what the first layers take and reads
-each shape error (``mending``); it is bounded in trials and in time. Inputs are N(0, 1) floats and random ids, with a batch
-of ``proposals.BATCH``, so that statistics over the batch mean something.
+each shape error (``mending``); it is bounded in trials and in time. Inputs are N(0, 1) floats and random ids, with
+``proposals.BATCH`` samples, so that statistics over the batch mean something.
 """
 
 from __future__ import annotations
@@ -115,7 +115,9 @@ class _Search:
         """Calls of the model in its file, ``net(torch.randn(2, 3, 32, 32))``, with a batch that means something."""
         for args, kwargs in shown_calls(self.candidate):
             try:
-                proposal = Proposal(tuple(map(self._specified, args)), tuple((k, self._specified(v)) for k, v in kwargs.items()))
+                proposal = Proposal(
+                    tuple(map(self._specified, args)), tuple((k, self._specified(v)) for k, v in kwargs.items())
+                )
             except TypeError:
                 continue
             yield from self._with_batch(proposal)
@@ -123,7 +125,9 @@ class _Search:
 
     def _specified(self, value: Any) -> Any:
         if isinstance(value, torch.Tensor):
-            return spec_of(value, self.facts.vocabulary if value.dtype == torch.int64 and self.facts.vocabulary > 2 else None)
+            return spec_of(
+                value, self.facts.vocabulary if value.dtype == torch.int64 and self.facts.vocabulary > 2 else None
+            )
         if isinstance(value, (tuple, list)):
             return tuple(self._specified(item) for item in value)
         if isinstance(value, Mapping):
@@ -244,7 +248,10 @@ class _Search:
     def _hint(self) -> str:
         path = self.candidate.input_hints.source.path if self.candidate.input_hints.source is not None else "model.py"
         likeliest = next((given for given in self.tried), f"float32[{BATCH},3,32,32]")
-        shown = ", ".join(f'"{part}"' for part in re.findall(r"\w+\[[\d,]*\](?:<\d+)?", likeliest)) or '"float32[8,3,32,32]"'
+        shown = (
+            ", ".join(f'"{part}"' for part in re.findall(r"\w+\[[\d,]*\](?:<\d+)?", likeliest))
+            or '"float32[8,3,32,32]"'
+        )
         return f'[[tool.initcheck.models]]\ntarget = "{path}:{self.candidate.name}"\ninputs = [{shown}]  # adapt'
 
 
@@ -271,7 +278,9 @@ def shown_calls(candidate: Candidate) -> Iterator[tuple[tuple[Any, ...], dict[st
             return ast.unparse(func.func) in names
         return ast.unparse(func) in names and not _is_definition(ast.unparse(func), candidate)
 
-    found = [c for c in find(hints.source.tree, wanted, lambda scope: bool(scope.owner)) if c.call.args or c.call.keywords]
+    found = [
+        c for c in find(hints.source.tree, wanted, lambda scope: bool(scope.owner)) if c.call.args or c.call.keywords
+    ]
     for construction in found[:6]:
         with torch.random.fork_rng(devices=[]):
             values = _evaluate(construction, evaluation)

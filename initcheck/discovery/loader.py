@@ -6,7 +6,6 @@ values that a construction needs (``args.hidden_size``) are had later, on demand
 """
 
 from __future__ import annotations
-
 import __future__
 
 import ast
@@ -25,6 +24,7 @@ from initcheck.discovery.importing import Place, Session, forget, is_taken
 from initcheck.discovery.placeholders import Placeholder, loading
 from initcheck.discovery.slicing import Statement, blocks, closure, is_main_guard, statement
 from initcheck.source.file import SourceError, SourceFile
+from initcheck.source.torch_names import words
 
 
 class LoadError(Exception):
@@ -114,7 +114,7 @@ def _import_installed(place: Place) -> ModuleType:
 
 
 def _import(place: Place, session: Session) -> ModuleType:
-    name, _, last = place.name.rpartition(".")
+    name = place.name.rpartition(".")[0]
     if not name and is_taken(place.name):
         return _execute_as(f"_initcheck_{place.name}", place, session)
     if name:
@@ -125,7 +125,7 @@ def _import(place: Place, session: Session) -> ModuleType:
                 raise
             _bare_packages(name, place, session)
     loaded = sys.modules.get(place.name)
-    if loaded is not None and getattr(loaded, "__file__", None) == str(place.path):
+    if loaded is not None and _same(getattr(loaded, "__file__", None) or "", str(place.path)):
         return loaded
     return _execute_as(place.name, place, session)
 
@@ -164,11 +164,11 @@ class Execution:
         self.module = module
         self.source = source
         self.session = session
+        module.__file__ = source.path  # as given: positions found through inspect read like those of the source
         self.notes: list[Note] = []
         self.statements: list[Statement] = [statement(node) for node in source.tree.body if not is_main_guard(node)]
-        self.in_main: list[Statement] = [
-            statement(node) for guard in source.tree.body if is_main_guard(guard) for node in guard.body
-        ]
+        guards = [node for node in source.tree.body if isinstance(node, ast.If) and is_main_guard(node)]
+        self.in_main: list[Statement] = [statement(node) for guard in guards for node in guard.body]
         self._done: set[int] = set()
         self._flags = _future_flags(source.tree)
         module.__dict__["_initcheck_execution"] = self
@@ -192,10 +192,11 @@ class Execution:
         bound = set(dir(builtins)) | {name for index in wanted for name in self.statements[index].binds}
         for index, candidate in enumerate(self.statements):
             node = candidate.node
-            if isinstance(node, (ast.Assign, ast.AnnAssign)) and node.value is not None and _is_plain(node.value):
-                if candidate.uses <= bound and candidate.changes <= bound:
-                    found.add(index)
-                    bound |= candidate.binds
+            if not isinstance(node, (ast.Assign, ast.AnnAssign)) or node.value is None:
+                continue
+            if _is_plain(node.value) and candidate.uses | candidate.changes <= bound:
+                found.add(index)
+                bound |= candidate.binds
         return found
 
     def ensure(self, names: Iterable[str], *, main: bool = False) -> None:
@@ -321,10 +322,12 @@ def _future_flags(tree: ast.Module) -> int:
 
 _EFFECTS = frozenset({"torch.set_default_dtype", "torch.set_default_tensor_type", "warnings.filterwarnings"})
 _PLAIN_CALLS = frozenset(
-    """dict list tuple set frozenset int float str bool len min max range sum sorted zip partial functools.partial
-    namedtuple collections.namedtuple getattr hasattr TypeVar NewType typing.TypeVar logging.getLogger torch.device
-    torch.cuda.is_available math.sqrt math.log np.sqrt math.pi os.path.join os.path.dirname os.path.abspath Path
-    os.environ.get os.getenv defaultdict OrderedDict collections.OrderedDict SimpleNamespace object""".split()
+    words("""
+    dict list tuple set frozenset int float str bool len min max range sum sorted zip getattr hasattr object
+    partial functools.partial namedtuple collections.namedtuple defaultdict OrderedDict collections.OrderedDict
+    SimpleNamespace TypeVar NewType typing.TypeVar logging.getLogger torch.device torch.cuda.is_available
+    math.sqrt math.log np.sqrt Path os.path.join os.path.dirname os.path.abspath os.environ.get os.getenv
+    """)
 )
 
 

@@ -1,7 +1,7 @@
 """What a failed forward says about its inputs: torch's shape errors, read, and the proposals they lead to.
 
-A mend takes the proposal that failed and what the error says, and gives better proposals, the likeliest first. The table
-``_MENDS`` maps the words of an error to its mend.
+A mend takes the proposal that failed and what the error says, and gives better proposals, the likeliest first. The
+table ``_MENDS`` maps the words of an error to its mend.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ def _image_sizes(failure: Failure, got: int, wanted: int) -> Iterator[Proposal]:
 
 
 def _estimates(seen: dict[int, int], size: int, got: int, wanted: int, spatial: int) -> Iterator[int]:
-    """Sizes that may give ``wanted`` features, ``size`` having given ``got``: a secant through two sizes, else in proportion."""
+    """Sizes that may give ``wanted`` features, ``size`` having given ``got``: by a secant, else in proportion."""
     seen[size] = got
     estimates = [size * (wanted / got) ** (1 / spatial)]
     others = sorted((s for s in seen if s != size and seen[s] != got), key=lambda s: abs(seen[s] - wanted))
@@ -178,7 +178,7 @@ def _wanted_got(failure: Failure, match: re.Match[str]) -> Iterator[Proposal]:
 
 
 def _view(failure: Failure, match: re.Match[str]) -> Iterator[Proposal]:
-    """``shape '[-1, 400]' is invalid for input of size 21632``: each sample should give a multiple of the known sizes."""
+    """``shape '[-1, 400]' is invalid for input of size 21632``: each sample should give the known sizes."""
     sizes = [int(size) for size in re.findall(r"-?\d+", match[1])]
     total = int(match[2])
     wanted = 1
@@ -265,7 +265,9 @@ def _hidden(failure: Failure, match: re.Match[str]) -> Iterator[Proposal]:
 def _numbers_in_message(failure: Failure) -> Iterator[Proposal]:
     """An assertion that names sizes: one of them is the input's, another one is wanted."""
     text = failure.message
-    numbers = [int(number) for number in dict.fromkeys(re.findall(r"(?<![\w.])\d+(?![\w.]*\d)", text)) if len(number) < 7]
+    numbers = [
+        int(number) for number in dict.fromkeys(re.findall(r"(?<![\w.])\d+(?![\w.]*\d)", text)) if len(number) < 7
+    ]
     for path, spec in failure.proposal.leaves():
         for axis in range(1, len(spec.shape)):
             if spec.shape[axis] in numbers:
@@ -294,7 +296,7 @@ def _rank(failure: Failure, rank: int) -> Iterator[Proposal]:
     named = set(re.findall(r"\w+", failure.line))
     arguments = signature(failure.model)
     leaves = failure.proposal.leaves()
-    leaves.sort(key=lambda leaf: not (_name_of(leaf[0], arguments) in named))
+    leaves.sort(key=lambda leaf: _name_of(leaf[0], arguments) not in named)
     for path, spec in leaves:
         if len(spec.shape) == rank:
             continue
@@ -409,7 +411,9 @@ def _fill(failure: Failure, match: re.Match[str]) -> Iterator[Proposal]:
             for option in options(arguments[position], failure.model, failure.facts, position):
                 if option is not None:
                     yield failure.proposal.put(("args", position), option)
-    given = {argument.name for argument in arguments[: len(failure.proposal.args)]} | dict(failure.proposal.kwargs).keys()
+    given = {argument.name for argument in arguments[: len(failure.proposal.args)]} | dict(
+        failure.proposal.kwargs
+    ).keys()
     named = set(re.findall(r"\w+", failure.line)) | set(re.findall(r"\w+", failure.message))
     optional = [a for a in arguments if a.name not in given and not a.required]
     for argument in sorted(optional, key=lambda a: a.name not in named)[:3]:
@@ -515,24 +519,29 @@ _MENDS: tuple[tuple[str, Callable[[Failure, re.Match[str]], Iterator[Proposal]]]
     (r"input.dim\(\) = (\d+) is not equal to len\(dims\) = (\d+)", _rank_of_dims),
     (r"(Wrong shape): expected (\d+) dims", _rank_of_dims),
     (r"(?:not enough values|too many values) to unpack \(expected (\d+)", _unpacked),
-    (r"Dimension out of range|tuple index out of range|too many indices for tensor|only batches of spatial|Dimension specified as", _higher_rank),
+    (r"Dimension out of range|tuple index out of range|too many indices for tensor|"
+     r"only batches of spatial|Dimension specified as", _higher_rank),
     (r"Kernel size can't be greater|Output size is too small|should be less than the corresponding input|non-empty|"
-     r"Expected more than 1 (?:value|spatial element)|output size.*too small|must be non-zero|is too small|negative dimension", _larger),
-    (r"argument #1 'indices'|tensors used as indices must be|must be.*(?:long|Long|int64)|indices.*(?:Long|Int)|one_hot is only|Expected dtype int64", _to_ids),
-    (r"same dtype|bias type|expected scalar type|not implemented for '(?:Long|Bool|Int)'|should be the same|to have the same dtype|Double|"
+     r"Expected more than 1 (?:value|spatial element)|output size.*too small|must be non-zero|"
+     r"is too small|negative dimension", _larger),
+    (r"argument #1 'indices'|tensors used as indices must be|must be.*(?:long|Long|int64)|"
+     r"indices.*(?:Long|Int)|one_hot is only|Expected dtype int64", _to_ids),
+    (r"same dtype|bias type|expected scalar type|not implemented for '(?:Long|Bool|Int)'|"
+     r"should be the same|to have the same dtype|Double|"
      r"must be floating point|but got (?:Long|Int|Double)", _to_floats),
     (r"complex", _to_complex),
     (r"The size of tensor a \((\d+)\) must match the size of tensor b \((\d+)\)", _broadcast),
     (r"Sizes of tensors must match.*?Expected size (\d+) but got size (\d+)", _broadcast),
-    (r"Expected size for first two dimensions of batch2 tensor to be: \[\d+, (\d+)\] but got: \[\d+, (\d+)\]", _wanted_got),
+    (r"first two dimensions of batch2 tensor to be: \[\d+, (\d+)\] but got: \[\d+, (\d+)\]", _wanted_got),
     (r"inconsistent tensor size, expected tensor \[(\d+)\].*?\[(\d+)\]", _broadcast),
-    (r"Attempting to broadcast a dimension of length (\d+) at .*?Mismatching argument at index \d+ had .*?but expected shape should be broadcastable to .*?(\d+)", _broadcast),
+    (r"Attempting to broadcast a dimension of length (\d+) at .*?broadcastable to .*?(\d+)", _broadcast),
     (r"NoneType|missing \d+ required", _fill),
     (r"'(?:Fake)?Tensor' object has no attribute '(\w+)'", _as_object),
     (r"got str|indices must be integers|new\(\): invalid data type 'str'|too many dimensions 'str'", _dict_input),
     (r"^'(\w+)'$", _missing_key),
     (r"^\d$", _image_rank),
     (r"batch sizes? > 1", _one_sample),
-    (r"cannot be interpreted as an integer|must be tuple of ints|single element can be converted|converted to Scalar|must be int|Boolean value of Tensor|"
+    (r"cannot be interpreted as an integer|must be tuple of ints|single element can be converted|"
+     r"converted to Scalar|must be int|Boolean value of Tensor|"
      r"only one element tensors", _to_number),
 )  # fmt: skip

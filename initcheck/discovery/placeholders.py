@@ -37,6 +37,7 @@ class Placeholder:
         """Settings of a package that is not there (``missing.flag = True``) are lost without harm."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """As a decorator: what it is given. Else an error, or a placeholder while definitions are executed."""
         if len(args) == 1 and not kwargs and isinstance(args[0], (type, FunctionType)):
             return args[0]  # it is used as a decorator
         if self._name.rpartition(".")[2] in _SAYING:
@@ -85,7 +86,7 @@ def loading() -> Iterator[None]:
 
 
 def _base_class(name: str, reason: str) -> type:
-    """What a class derives from in place of the missing ``name``: an equal in what matters here, or one that refuses."""
+    """What a class derives from in place of ``name``: an equal in what matters here, or one that refuses."""
     last = name.rpartition(".")[2]
     if last in _EQUALS:
         return _EQUALS[last]
@@ -98,7 +99,9 @@ def _base_class(name: str, reason: str) -> type:
     return type(last, bases, {"__init__": refuse, "__module__": name.rpartition(".")[0] or name})
 
 
-_OTHER_FRAMEWORKS = frozenset({"flax", "haiku", "equinox", "jax", "tensorflow", "keras", "mindspore", "paddle", "mxnet"})
+_OTHER_FRAMEWORKS = frozenset(
+    {"flax", "haiku", "equinox", "jax", "tensorflow", "keras", "mindspore", "paddle", "mxnet"}
+)
 
 
 class LightningModule(nn.Module):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from types import SimpleNamespace
@@ -52,7 +52,7 @@ class Facts:
     sizes: tuple[int, ...]
     length: int
     vocabulary: int
-    layers: list[nn.Module]
+    layers: Sequence[nn.Module]
     dimensions: Mapping[str, int] = field(default_factory=dict)
     dtype: str = "float32"
     environment: Environment | None = None
@@ -189,7 +189,10 @@ def of_parameters(model: nn.Module, facts: Facts) -> list[InputSpec]:
     for parameter in list(model.parameters())[:3]:
         if parameter.dim() >= 2:
             found += [floats(facts.batch, parameter.shape[0]), floats(facts.batch, parameter.shape[-1])]
-            found += [floats(facts.batch, facts.length, parameter.shape[-2]), floats(facts.batch, parameter.shape[0], 16, 16)]
+            found += [
+                floats(facts.batch, facts.length, parameter.shape[-2]),
+                floats(facts.batch, parameter.shape[0], 16, 16),
+            ]
     return found or [floats(facts.batch, 64), floats(facts.batch, facts.length, 64), floats(facts.batch, 3, 32, 32)]
 
 
@@ -210,7 +213,9 @@ def signature(model: nn.Module) -> list[Argument]:
     except (TypeError, ValueError):
         return [Argument("input", True)]
     arguments = [
-        Argument(p.name, p.default is p.empty, None if p.annotation is p.empty else p.annotation, p.kind is p.KEYWORD_ONLY)
+        Argument(
+            p.name, p.default is p.empty, None if p.annotation is p.empty else p.annotation, p.kind is p.KEYWORD_ONLY
+        )
         for p in found
         if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
     ]
@@ -219,10 +224,14 @@ def signature(model: nn.Module) -> list[Argument]:
     return arguments
 
 
-_TOKENS = re.compile(r"(\w*input_?)?ids|idxs?|tok(en)?s?|token_ids|src|tgt|trg|text|captions?|words?|sent(ence)?s?|(in_?)?seqs?|sequences?|source|prompt|in_idx|utterances?")
+_TOKENS = re.compile(
+    r"(\w*input_?)?ids|idxs?|tok(en)?s?|token_ids|src|tgt|trg|text|captions?|words?|sent(ence)?s?|(in_?)?seqs?|sequences?|source|prompt|in_idx|utterances?"
+)
 _IMAGE = re.compile(r"im(g|age)s?|pixel_values|frames?|pictures?|input_images?|photos?")
 _MASK = re.compile(r"\w*mask\w*|\w*padding")
-_STATE = re.compile(r"h|hx|hc|h_?0|c_?0|hiddens?|(prev_|init_|last_)?(hidden|lstm|rnn|cell)(_states?|_cells?)?|states|hxs|rnn_hxs|lstm_state|memory_state")
+_STATE = re.compile(
+    r"h|hx|hc|h_?0|c_?0|hiddens?|(prev_|init_|last_)?(hidden|lstm|rnn|cell)(_states?|_cells?)?|states|hxs|rnn_hxs|lstm_state|memory_state"
+)
 _TIME = re.compile(r"t|times?|timesteps?|time_?steps?|noise_(level|labels)|sigmas?|diffusion_step|ts")
 _LABEL = re.compile(r"y|labels?|c|class(_labels|es)?|cond(ition)?|targets?|tags|annotations|attr")
 _ADJACENCY = re.compile(r"adj(acency)?(_mat(rix)?)?|a_hat|graph_adj|A")
@@ -247,7 +256,11 @@ def options(argument: Argument, model: nn.Module, facts: Facts, position: int) -
     tables = [ids(m.num_embeddings, B) for m in facts.layers if isinstance(m, nn.Embedding)]
     recurrent = [m for m in model.modules() if isinstance(m, (nn.RNNBase, nn.RNNCellBase))]
     if argument.annotation in (int, float, bool, str) or argument.annotation in ("int", "float", "bool"):
-        return [{"int": 4, "float": 1.0, "bool": False, "str": ""}[getattr(argument.annotation, "__name__", argument.annotation)]]
+        return [
+            {"int": 4, "float": 1.0, "bool": False, "str": ""}[
+                getattr(argument.annotation, "__name__", argument.annotation)
+            ]
+        ]
     if _EDGES.fullmatch(low):
         return [ids(NODES, 2, EDGES)]
     if _ADJACENCY.fullmatch(name):
@@ -285,8 +298,15 @@ def _adjacent_names(model: nn.Module) -> bool:
 def _stem(name: str) -> str:
     """``state`` for ``state_size``, ``state_dim``, ``n_states``."""
     stem = re.sub(r"^(n|num|nb|dim)_|_(size|dims?|shape|features|num|n|in)$", "", name.lower())
-    return {"obs": "state", "observation": "state", "s": "state", "x": "input", "act": "action", "a": "action",
-            "actions": "action", "noise": "latent", "z": "latent", "in": "input", "inputs": "input"}.get(stem, stem)  # fmt: skip
+    return _SAME.get(stem, stem)
+
+
+_SAME = {
+    **dict.fromkeys(("obs", "observation", "s"), "state"),
+    **dict.fromkeys(("act", "actions", "a"), "action"),
+    **dict.fromkeys(("noise", "z"), "latent"),
+    **dict.fromkeys(("x", "in", "inputs"), "input"),
+}
 
 
 def _state(layer: nn.Module, facts: Facts) -> Any:
@@ -365,8 +385,8 @@ def proposals(model: nn.Module, facts: Facts) -> Iterator[Proposal]:
         for value in values[1:]:
             yield _call(arguments, (*first[:position], value, *first[position + 1 :]))
     if len(choices) > 1:
-        for values in product(*(c[:4] for c in choices)):
-            yield _call(arguments, values)
+        for combination in product(*(c[:4] for c in choices)):
+            yield _call(arguments, combination)
 
 
 def _call(arguments: list[Argument], values: tuple[Any, ...]) -> Proposal:
@@ -378,5 +398,3 @@ def _call(arguments: list[Argument], values: tuple[Any, ...]) -> Proposal:
 def as_float(spec: InputSpec, dtype: str = "float32") -> InputSpec:
     """The same shape, as floats."""
     return InputSpec(dtype, spec.shape)
-
-

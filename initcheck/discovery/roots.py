@@ -16,16 +16,23 @@ from initcheck.source.torch_names import words
 
 _BARE_LAYERS = frozenset(
     words("""
-    Module Sequential ModuleList ModuleDict Identity Flatten Unflatten Upsample PixelShuffle PixelUnshuffle ReLU ReLU6 GELU
-    SiLU ELU SELU CELU Mish Tanh Sigmoid Softmax Softmax2d LogSoftmax LogSigmoid LeakyReLU RReLU Hardswish Hardsigmoid
-    Hardtanh Softplus Softsign Softmin Tanhshrink Threshold GLU Dropout Dropout1d Dropout2d Dropout3d AlphaDropout
-    MaxPool1d MaxPool2d MaxPool3d AvgPool1d AvgPool2d AvgPool3d AdaptiveAvgPool1d AdaptiveAvgPool2d AdaptiveAvgPool3d
-    AdaptiveMaxPool1d AdaptiveMaxPool2d AdaptiveMaxPool3d ZeroPad2d ReflectionPad1d ReflectionPad2d ReplicationPad2d
-    ConstantPad1d ConstantPad2d Fold Unfold CosineSimilarity PairwiseDistance ChannelShuffle DataParallel functional init
-    utils parallel modules
+    Module Sequential ModuleList ModuleDict Identity Flatten Unflatten Upsample PixelShuffle PixelUnshuffle ReLU
+    ReLU6 GELU SiLU ELU SELU CELU Mish Tanh Sigmoid Softmax Softmax2d LogSoftmax LogSigmoid LeakyReLU RReLU
+    Hardswish Hardsigmoid Hardtanh Softplus Softsign Softmin Tanhshrink Threshold GLU Dropout Dropout1d Dropout2d
+    Dropout3d AlphaDropout MaxPool1d MaxPool2d MaxPool3d AvgPool1d AvgPool2d AvgPool3d AdaptiveAvgPool1d
+    AdaptiveAvgPool2d AdaptiveAvgPool3d AdaptiveMaxPool1d AdaptiveMaxPool2d AdaptiveMaxPool3d ZeroPad2d
+    ReflectionPad1d ReflectionPad2d ReplicationPad2d ConstantPad1d ConstantPad2d Fold Unfold CosineSimilarity
+    PairwiseDistance ChannelShuffle DataParallel functional init utils parallel modules
     """)
 )
-_PARAMETRISED = (nn.Linear, nn.Embedding, nn.RNNBase, nn.LayerNorm, nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase)
+_PARAMETRISED = (
+    nn.Linear,
+    nn.Embedding,
+    nn.RNNBase,
+    nn.LayerNorm,
+    nn.modules.conv._ConvNd,
+    nn.modules.batchnorm._NormBase,
+)
 _CONTAINERS = frozenset({"torch.nn.Sequential", "torch.nn.ModuleList", "torch.nn.ModuleDict"})
 _LOOKS_AT_TYPES = frozenset({"isinstance", "issubclass", "print", "type", "super", "getattr", "hasattr", "cast"})
 
@@ -73,9 +80,7 @@ class Definitions:
     @cached_property
     def helpers(self) -> frozenset[str]:
         """Functions that module classes call: parts of these, not models of their own."""
-        return frozenset(
-            name for owner in self.modules for name in self.reached_from(owner) if name in self.functions
-        )
+        return frozenset(name for owner in self.modules for name in self.reached_from(owner) if name in self.functions)
 
     def bases(self, name: str) -> set[str]:
         """The module classes of this file that ``name`` derives from."""
@@ -191,9 +196,9 @@ class Definitions:
 
 _PLAIN_PACKAGES = frozenset(
     words("""
-    math numpy typing collections functools itertools dataclasses enum abc copy os sys re random time logging warnings
-    inspect operator string json contextlib pathlib einops scipy types typing_extensions jaxtyping torchvision.transforms
-    argparse __future__ numbers gym gymnasium matplotlib pandas tqdm
+    math numpy typing collections functools itertools dataclasses enum abc copy os sys re random time logging
+    warnings inspect operator string json contextlib pathlib einops scipy types typing_extensions jaxtyping
+    torchvision.transforms argparse __future__ numbers gym gymnasium matplotlib pandas tqdm
     """)
 )
 
@@ -271,8 +276,7 @@ def _calls_own_argument(node: ast.stmt) -> bool:
 def is_abstract(function: ast.FunctionDef) -> bool:
     """Whether a function's body only raises, passes or explains."""
     return all(
-        isinstance(item, (ast.Raise, ast.Pass))
-        or (isinstance(item, ast.Expr) and isinstance(item.value, ast.Constant))
+        isinstance(item, (ast.Raise, ast.Pass)) or (isinstance(item, ast.Expr) and isinstance(item.value, ast.Constant))
         for item in function.body
     )
 

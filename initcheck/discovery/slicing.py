@@ -173,7 +173,7 @@ def is_main_guard(node: ast.stmt) -> bool:
 
 
 def slice_for(names: Iterable[str], statements: Sequence[Statement]) -> list[Statement]:
-    """The statements, in order, that the values of ``names`` at the end need. Read backwards: uses of what is taken count.
+    """The statements, in order, that the values of ``names`` at the end need; read backwards.
 
     What the functions taken define reads when called counts too. Statements that train are left out.
     """
