@@ -105,6 +105,9 @@ NORMALISED_ERROR = 1e10
 PART = 1e-2
 """A direction is named when it contributes at least this factor to the fall (its inverse to the growth)."""
 
+TRUNK = 1e-5
+"""A layer whose reach is below this part of the largest is in a side branch (LayerScale, an auxiliary head)."""
+
 RESOLUTION = 1e-8
 """Shares below this are rounding noise of the prediction: zero."""
 
@@ -220,7 +223,7 @@ class _Layer:
 
 
 def _steps(hidden: Sequence[LayerRow], reference: float, signal: Signal) -> tuple[Step, ...]:
-    """The trunk: layers whose reach is within a factor 1000 of the largest, and those that the input no longer reaches.
+    """The trunk: layers whose reach is not far below the largest, and those that the input no longer reaches.
 
     Behind a zero head nothing comes back yet: the forward half alone decides, by what the head will see.
     """
@@ -235,7 +238,7 @@ def _steps(hidden: Sequence[LayerRow], reference: float, signal: Signal) -> tupl
         trunk = [
             layer
             for layer in layers
-            if (layer.reach >= 1e-3 * largest or layer.share < RESOLUTION) and layer.row.forward_std
+            if (layer.reach >= TRUNK * largest or layer.share < RESOLUTION) and layer.row.forward_std
         ]
     else:
         largest = layers[-1].row.sample_std or 0.0

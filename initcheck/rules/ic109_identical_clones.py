@@ -57,8 +57,8 @@ def _origin(record: ParameterRecord, context: ModelContext) -> str | None:
 
 
 def _drawn(record: ParameterRecord) -> bool:
-    """Whether its elements are random: zero biases and unit norm weights are equal everywhere, and should be."""
-    return record.distribution.std > 0 and record.distribution.kind != "constant"
+    """Whether it is a matrix of random elements: unit norm weights are equal everywhere, and equal biases harm nobody."""
+    return len(record.shape) >= 2 and record.distribution.std > 0 and record.distribution.kind != "constant"
 
 
 def _used_parameters(graph: torch.fx.Graph) -> set[str]:

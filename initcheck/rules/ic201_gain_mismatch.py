@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from initcheck.findings import Finding, Severity
 from initcheck.rules.base import ModelContext, finding
 from initcheck.rules.consequence import Consequence
-from initcheck.rules.scale import Culprit, cause_of, chain, mend, needed_gain, written_gain
+from initcheck.rules.scale import Culprit, cause_of, chain, mend, needed_gain, shown_std, written_gain
 from initcheck.rules.writes import counted
 
 CODE = "IC201"
@@ -35,7 +35,7 @@ def _finding(context: ModelContext, culprit: Culprit, verdict: Consequence, rati
         f"gain {written:.3g} before {', '.join(names)}, which needs {needed:.3g}: over "
         f"{counted(len(culprit.records), 'layer')} the std that depends on the input {moves} from "
         f"{steps[0].sample_std:.2g} ({steps[0].row.name}) to "
-        f"{steps[-1].sample_std:.2g} ({steps[-1].row.name}), and the gradient's on its way back from "
+        f"{shown_std(steps[-1])} ({steps[-1].row.name}), and the gradient's on its way back from "
         f"{steps[-1].row.grad_std or 0:.2g} to {steps[0].row.grad_std or 0:.2g}{_effect(verdict)}",
         culprit.where,
         severity=verdict.severity,

@@ -146,7 +146,7 @@ def _finding(context: ModelContext, where: Location, cases: list[tuple[WeightUse
     read = use.fans.fan_out
     more = f" ({counted(len(cases), 'weight')})" if len(cases) > 1 else ""
     fix = None
-    suggestion = f"use the fan-in, {use.fans.fan_in}: std x {1 / factor:.2g}"
+    suggestion = f"use the fan-in, {use.fans.fan_in:g}: std x {1 / factor:.2g}"
     if write.function.startswith("kaiming_"):
         given = {
             k: _as_source(v) for k, v in write.arguments.items() if k in ("a", "nonlinearity") and v not in (0, None)
@@ -157,13 +157,13 @@ def _finding(context: ModelContext, where: Location, cases: list[tuple[WeightUse
             fix = Fix("read the fan off the other axis", (RewriteCall(where, write.function, arguments),))
     return finding(
         CODE,
-        f"`{write.function}` takes {read} as the fan-in of `{use.record.name}`{more}, which is used as {used} with "
-        f"shape {tuple(shape)}: its fan-in is {use.fans.fan_in}, and the std is {factor:.2g} times what was meant",
+        f"`{write.function}` takes {read:g} as the fan-in of `{use.record.name}`{more}, which is used as {used} with "
+        f"shape {tuple(shape)}: its fan-in is {use.fans.fan_in:g}, and the std is {factor:.2g} times what was meant",
         where,
         model=context.trace.model,
         parameter=use.record.name,
         evidence=(
-            f"read: 1/sqrt({read}) = {read**-0.5:.3g}; right: 1/sqrt({use.fans.fan_in}) = {use.fans.fan_in**-0.5:.3g}",
+            f"read: 1/sqrt({read:g}) = {read**-0.5:.3g}; right: 1/sqrt({use.fans.fan_in:g}) = {use.fans.fan_in**-0.5:.3g}",
         ),
         suggestion=suggestion,
         fix=fix,

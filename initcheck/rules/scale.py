@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from initcheck.findings import Evidence, Finding, Fix, Location, Severity
 from initcheck.rules.base import ModelContext, finding
-from initcheck.rules.consequence import Consequence, Step, judge
+from initcheck.rules.consequence import RESOLUTION, Consequence, Step, judge
 from initcheck.rules.symmetry import symmetry_of
 from initcheck.rules.writes import (
     agreed,
@@ -138,7 +138,7 @@ def _culprits(context: ModelContext, consequence: Consequence) -> list[Culprit]:
                 tuple(use for _, use, _ in items),
                 steps,
                 blames[key] / total,
-                _mean_factor([step.forward for step in steps]),
+                _mean_factor([step.forward for step in steps if step.share >= RESOLUTION]),
                 _mean_factor([step.backward for step in steps]),
             )
         )
@@ -269,7 +269,7 @@ def _direction(context: ModelContext, code: str, culprit: Culprit, verdict: Cons
     assert verdict.severity is not None
     what = "gradient" if backward else "signal"
     verb = "vanishes" if verdict.kind == "vanishing" else "explodes"
-    message = f"the {what} {verb}: {_span(verdict, backward=backward)}; {_blame(culprit)}{_effect(verdict)}"
+    message = f"the {what} {verb}: {_span(verdict, backward=backward)}; {_blame(culprit, backward=backward)}{_effect(verdict)}"
     suggestion, fix = mend(context, culprit, verdict.severity)
     return finding(
         code,
@@ -296,16 +296,25 @@ def _span(verdict: Consequence, *, backward: bool) -> str:
     )
     moves = "falls" if other < one else "grows"
     subject = "its std" if backward else "the std that depends on the input"
-    over = counted(len(steps), "layer")
     overflow = f" (more than {verdict.overflow} can hold)" if verdict.overflow and not backward else ""
-    return f"{subject} {moves} from {one:.2g} ({first.row.name}) to {other:.2g} ({last.row.name}) over {over}{overflow}"
-
-
-def _blame(culprit: Culprit) -> str:
-    layers = counted(len(culprit.records), "layer")
-    factor = (
-        f"x {culprit.forward_factor:.2g} per layer" if len(culprit.records) > 1 else f"x {culprit.forward_factor:.2g}"
+    shown = f"{other:.2g}" if backward else shown_std(last)
+    return (
+        f"{subject} {moves} from {one:.2g} ({first.row.name}) to {shown} ({last.row.name}) over "
+        f"{counted(len(steps), 'layer')}{overflow}"
     )
+
+
+def shown_std(step: Step) -> str:
+    """The input-dependent std; what the prediction cannot tell from zero is given as a bound."""
+    if step.share >= RESOLUTION:
+        return f"{step.sample_std:.2g}"
+    return f"less than {RESOLUTION * (step.row.forward_std or 0.0):.1g}"
+
+
+def _blame(culprit: Culprit, *, backward: bool) -> str:
+    layers = counted(len(culprit.records), "layer")
+    by = culprit.backward_factor if backward else culprit.forward_factor
+    factor = f"x {by:.2g} per layer" if len(culprit.records) > 1 else f"x {by:.2g}"
     if culprit.write is None:
         record = culprit.records[0]
         if any(w.origin == "default" for w in record.writes):
@@ -353,7 +362,7 @@ def _link(steps: Sequence[Step], index: int) -> Evidence:
         product = moment * row.fan_in * row.weight_std**2
         factor = f"{before}fan_in {row.fan_in} x {row.weight_std:.2g}^2 = {product:.2g} of the second moment; "
     return Evidence(
-        f"{row.name}: {factor}std {row.forward_std or 0:.2g}, of it input-dependent {step.sample_std:.2g}; "
+        f"{row.name}: {factor}std {row.forward_std or 0:.2g}, of it input-dependent {shown_std(step)}; "
         f"gradient std {row.grad_std or 0:.2g}",
         row.location,
     )
