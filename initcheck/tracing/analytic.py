@@ -36,7 +36,7 @@ def truncated_normal(shape: tuple[int, ...], a: Mapping[str, Any]) -> Distributi
 
 
 def orthogonal(shape: tuple[int, ...], a: Mapping[str, Any]) -> Distribution:
-    """gain × a semi-orthogonal rows×columns matrix: E[w²] = gain²·min(r, c)/(r·c) = gain²/max(r, c) (Saxe et al. 2014)."""
+    """gain × a semi-orthogonal r×c matrix: E[w²] = gain²·min(r, c)/(r·c) = gain²/max(r, c) (Saxe et al. 2014)."""
     rows, columns = shape[0], math.prod(shape[1:])
     return Distribution("orthogonal", 0.0, abs(float(a["gain"])) / math.sqrt(max(rows, columns, 1)))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,6 +54,16 @@ def build(constructor: Callable[[], Any]) -> Built:
     if not isinstance(model, nn.Module):
         raise BuildError(f"it returned {type(model).__name__}, not a torch.nn.Module")
     return Built(model, log)
+
+
+def initialise_lazily(model: nn.Module, log: InitLog, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    """Let lazy modules (``nn.LazyLinear``) take their shapes from one real pass, under the log.
+
+    Raises:
+        Exception: whatever the forward raises.
+    """
+    with random_state_kept(), _modules_noted(log), reporting(log), log, torch.no_grad():
+        model(*args, **kwargs)
 
 
 def _reason(error: BaseException) -> str:

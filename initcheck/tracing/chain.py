@@ -61,8 +61,7 @@ def _uniform(op: Op) -> torch.Tensor:
 def _normal(op: Op) -> torch.Tensor:
     mean = float(_argument(op.func, op.args, dict(op.kwargs), "mean") or 0.0)
     std = _argument(op.func, op.args, dict(op.kwargs), "std")
-    quantiles = torch.special.ndtri(_levels())
-    quantiles = quantiles / quantiles.square().mean().sqrt()  # the outermost cells are wider than they look
+    quantiles = _unit_normal(op)
     return mean + float(1.0 if std is None else std) * quantiles
 
 
@@ -71,8 +70,8 @@ def _unit_uniform(op: Op) -> torch.Tensor:
 
 
 def _unit_normal(op: Op) -> torch.Tensor:
-    quantiles = torch.special.ndtri(_levels())
-    return quantiles / quantiles.square().mean().sqrt()
+    quantiles: torch.Tensor = torch.special.ndtri(_levels())
+    return quantiles / quantiles.square().mean().sqrt()  # the outermost cells are wider than they look
 
 
 def _bernoulli(op: Op) -> torch.Tensor:

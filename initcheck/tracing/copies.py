@@ -145,7 +145,7 @@ def _prepare(made: Copy, mode: str) -> None:
 
 
 def _rebind_closures(copied: nn.Module, memo: Mapping[int, Any]) -> None:
-    """Functions that modules keep (``self.mlpf = lambda x: m.c_proj(x)``) hold on to the original: let them hold the copy.
+    """Let functions that modules keep (``self.mlpf = lambda x: m.c_proj(x)``) hold the copy, not the original.
 
     ``copy.deepcopy`` takes functions as they are.
     """

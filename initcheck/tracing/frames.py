@@ -1,4 +1,4 @@
-"""Which lines of user code are under way: the stack without the frames of torch, of Python's own library and of ours."""
+"""Which lines of user code are under way: the stack without the frames of torch, of Python's library and of ours."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from initcheck.tracing.trace import Frame
 _TORCH = os.path.dirname(torch.__file__) + os.sep
 _OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _STDLIB = tuple({sysconfig.get_paths()["stdlib"] + os.sep, sysconfig.get_paths()["platstdlib"] + os.sep})
+_PLUMBING = ("typing_extensions.py", "decorator.py")
+"""Installed, but only ever on the way to somebody else's function."""
 _SITE = ("site-packages" + os.sep, "dist-packages" + os.sep)
 
 
@@ -30,7 +32,7 @@ def kind_of(filename: str) -> str:
     if path.startswith(_OURS):
         return "ours"
     if any(site in path for site in _SITE):
-        return "library"
+        return "stdlib" if os.path.basename(path) in _PLUMBING else "library"
     if path.startswith(_STDLIB):
         return "stdlib"
     return "user"

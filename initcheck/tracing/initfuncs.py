@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import math
+import sys
 import threading
 import types
 from collections.abc import Callable, Iterator
@@ -61,7 +62,8 @@ def call(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
                 log.exact(tensor, dist)
     finally:
         log.depth -= 1
-    log.init_call(name, tensor, arguments, None)
+    deprecated = sys._getframe(2).f_code.co_name == "deprecated_init"
+    log.init_call(name.removesuffix("_") if deprecated else name, tensor, arguments)
     return tensor
 
 

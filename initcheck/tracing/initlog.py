@@ -8,20 +8,22 @@ tensor has its log replayed first (within a budget; beyond it the result is unkn
 
 from __future__ import annotations
 
+import itertools
 import math
 import sys
 import weakref
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import nn
 from torch.multiprocessing.reductions import StorageWeakRef
+from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from initcheck.findings import Location
-from initcheck.tracing.chain import AFFINE, ELEMENTWISE, FILLS, Op, distribution, mixture, op_base
+from initcheck.tracing.chain import ELEMENTWISE, FILLS, Op, distribution, mixture, op_base
 from initcheck.tracing.frames import kind_of, user_stack
 from initcheck.tracing.live import assignment, attribute_location, class_location, equal_slices, measured, type_name
 from initcheck.tracing.trace import Distribution, Frame, ModuleRecord, ParameterRecord, Write
@@ -48,7 +50,11 @@ _UNLOGGED = {"requires_grad", "detach", "set", "resize", "squeeze", "unsqueeze",
 
 @dataclass(slots=True)
 class _Storage:
-    """What is known of one storage. ``ops``: what to run, in order, to have its contents (only if ``pending``)."""
+    """What is known of one storage.
+
+    ``fill``, ``chain``, ``parts``: what to run, in order, to have its contents (only if ``pending``). ``covered``:
+    which elements of uninitialised memory have been written by parts. ``activation``: the call that wrote last.
+    """
 
     reference: StorageWeakRef
     numel: int
@@ -61,6 +67,8 @@ class _Storage:
     clone_of: int = 0
     writes_at_clone: int = 0
     lost: bool = False
+    covered: torch.Tensor | None = None
+    activation: Any = None
 
     @property
     def iid(self) -> bool:
@@ -68,11 +76,11 @@ class _Storage:
         return self.fill is not None and not self.parts
 
 
-class InitLog(TorchDispatchMode):
+class InitLog(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Watches a constructor; see ``build``."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.storages: dict[int, _Storage] = {}
         self.depth = 0
         self.spent = 0
@@ -91,7 +99,7 @@ class InitLog(TorchDispatchMode):
     def _enter(self, tensor: torch.Tensor, dist: Distribution) -> _Storage:
         storage = tensor.untyped_storage()
         numel = max(1, storage.nbytes() // max(tensor.element_size(), 1))
-        made = _Storage(StorageWeakRef(storage), numel, dist)
+        made = _Storage(StorageWeakRef(storage), numel, dist)  # type: ignore[no-untyped-call]
         self.storages[storage._cdata] = made
         return made
 
@@ -117,7 +125,7 @@ class InitLog(TorchDispatchMode):
         operands = [a for a in _flat(args, kwargs) if isinstance(a, torch.Tensor)]
         pending = [s for s in (self._of(t) for t in operands) if s is not None and s.pending]
         if pending:
-            if not inplace and name in _VIEWS or name in ("set", "resize"):
+            if (not inplace and name in _VIEWS) or name in ("set", "resize"):
                 return func(*args, **kwargs)
             done, out = self._lazily(func, name, inplace, args, kwargs)
             if done:
@@ -127,15 +135,19 @@ class InitLog(TorchDispatchMode):
         out = func(*args, **kwargs)
         if inplace and name not in _UNLOGGED and operands:
             self._written(func, name, args, kwargs)
-        elif not inplace and isinstance(out, torch.Tensor) and operands:
+        elif not inplace and isinstance(out, torch.Tensor) and name not in _VIEWS:
             self._derived(func, name, args, kwargs, out)
+            if self._of(out) is None:
+                self._log(self._enter(out, UNKNOWN), name, {}, 1.0)  # ``eye``, ``linspace``, ``cat``: values are real
         return out
 
     def _factory(self, func: Any, args: Any, kwargs: Any) -> Any:
         rest = tuple(args[1:]) if args and isinstance(args[0], (torch.Tensor, list, tuple)) else ()
         fill = Op(func, rest, tuple((k, v) for k, v in kwargs.items() if isinstance(v, (int, float, bool))))
         shape, like = _wanted_shape(args)
-        options = {k: v for k, v in kwargs.items() if k in ("dtype", "device", "layout", "pin_memory") and v is not None}
+        options = {
+            k: v for k, v in kwargs.items() if k in ("dtype", "device", "layout", "pin_memory") and v is not None
+        }
         lazy = math.prod(shape) > LAZY and str(options.get("device", "cpu")).startswith("cpu")
         if lazy:
             if like is not None:
@@ -164,7 +176,11 @@ class InitLog(TorchDispatchMode):
         share = self._share(tensor, storage)
         before = storage.dist
         whole = share >= 1.0
-        lazy = tensor.numel() > LAZY and tensor.device.type == "cpu" and (whole or storage.pending or not _touched(storage))
+        lazy = (
+            tensor.numel() > LAZY
+            and tensor.device.type == "cpu"
+            and (whole or storage.pending or not _touched(storage))
+        )
         if whole:
             if not lazy:
                 func(*args, **kwargs)
@@ -176,6 +192,7 @@ class InitLog(TorchDispatchMode):
                 func(*args, **kwargs)
                 storage.fill = None
             storage.dist = mixture(before, distribution(fill, []), share)
+            self._cover(storage, tensor)
         self._log(storage, f"{op_base(func)}_", _plain_arguments(fill), share)
         return tensor
 
@@ -218,7 +235,13 @@ class InitLog(TorchDispatchMode):
 
     def _copy_lazily(self, target: torch.Tensor, source: torch.Tensor) -> tuple[bool, Any]:
         into, of = self._of(target), self._of(source)
-        if of is None or not of.iid or into is None or self._share(target, into) < 1.0 or source.numel() != target.numel():
+        if (
+            of is None
+            or not of.iid
+            or into is None
+            or self._share(target, into) < 1.0
+            or source.numel() != target.numel()
+        ):
             return False, None
         if not of.pending or target.numel() <= LAZY:
             return False, None
@@ -246,7 +269,7 @@ class InitLog(TorchDispatchMode):
             if name in _COPIES:
                 made.clone_of, made.writes_at_clone = source.untyped_storage()._cdata, len(storage.writes)
             plain = [_scalar(a) for a in args[1:]]
-            if storage.iid and (name in _COPIES or (name in AFFINE and None not in plain)):
+            if storage.iid and (name in _COPIES or None not in plain):
                 made.fill, made.chain = storage.fill, list(storage.chain)
                 if name not in _COPIES:
                     made.chain.append(Op(func, tuple(plain), tuple(kwargs.items())))
@@ -255,7 +278,7 @@ class InitLog(TorchDispatchMode):
             if storage.dist.kind == "uninitialised":
                 made.dist = UNINITIALISED
             if name not in _COPIES:
-                self._log(made, name, {}, 1.0)
+                self._log(made, name, _named(func, plain, kwargs), 1.0)
 
     def _written(self, func: Any, name: str, args: Any, kwargs: Any) -> None:
         """A write that was run: what the tensor looks like is measured at the end."""
@@ -265,7 +288,7 @@ class InitLog(TorchDispatchMode):
         storage = self._of(tensor) or self._enter(tensor, UNKNOWN)
         share = self._share(tensor, storage)
         plain = [_scalar(a) for a in args[1:]]
-        if storage.iid and share >= 1.0 and name in AFFINE and None not in plain:
+        if storage.iid and share >= 1.0 and name in ELEMENTWISE and None not in plain:
             storage.chain.append(Op(func, tuple(plain), tuple(kwargs.items())))
             assert storage.fill is not None
             storage.dist = distribution(storage.fill, storage.chain)
@@ -273,12 +296,26 @@ class InitLog(TorchDispatchMode):
             uninitialised = storage.dist.kind == "uninitialised" and (share < 1.0 or name != "copy")
             storage.fill, storage.chain = None, []
             storage.dist = UNINITIALISED if uninitialised and share < 1.0 else UNKNOWN
+            self._cover(storage, tensor)
         if name == "copy":
             storage.clone_of = 0
             source = self._of(args[1]) if isinstance(args[1], torch.Tensor) else None
             if source is not None and share >= 1.0:
                 storage.writes.extend(source.writes)
-        self._log(storage, f"{name}_", {}, share)
+        self._log(storage, f"{name}_", _named(func, plain, kwargs), share)
+
+    def _cover(self, storage: _Storage, tensor: torch.Tensor) -> None:
+        """A part of uninitialised memory was written; once every element has been, its values can be measured."""
+        if storage.dist.kind != "uninitialised" or storage.numel > BUDGET:
+            return
+        with torch._C._DisableTorchDispatch():
+            if storage.covered is None:
+                storage.covered = torch.zeros(storage.numel, dtype=torch.bool)
+            torch.as_strided(storage.covered, tensor.size(), tensor.stride(), tensor.storage_offset()).fill_(True)
+            if bool(storage.covered.all()):
+                storage.dist, storage.covered = UNKNOWN, None
+            else:
+                storage.dist = replace(UNINITIALISED, note="written in part only")
 
     def _unknown(self, func: Any, inplace: bool, args: Any, kwargs: Any) -> Any:
         """Over budget: the result has its shape, and nothing is known of its values."""
@@ -328,15 +365,21 @@ class InitLog(TorchDispatchMode):
     def _log(self, storage: _Storage, function: str, arguments: Mapping[str, Any], share: float) -> None:
         if self.depth:
             return
-        stack, origin = _who()
+        stack, origin, activation = _who()
+        goes_on = activation is not None and storage.activation is activation and function[:-1] in ELEMENTWISE
+        if goes_on and storage.writes and storage.writes[-1].share == share:
+            storage.writes[-1] = _merged(storage.writes[-1], function, activation, storage.dist)
+            return
+        storage.activation = activation
         storage.writes.append(Write(function, arguments, storage.dist, origin, stack, share))
 
-    def init_call(self, name: str, tensor: torch.Tensor, arguments: Mapping[str, Any], share_of: _Storage | None) -> None:
+    def init_call(self, name: str, tensor: torch.Tensor, arguments: Mapping[str, Any]) -> None:
         """A ``torch.nn.init`` function has run: one write, however many ops it took."""
         storage = self._of(tensor)
         if storage is not None:
-            stack, origin = _who()
+            stack, origin, _ = _who()
             share = self._share(tensor, storage)
+            storage.activation = None
             storage.writes.append(Write(name, arguments, storage.dist, origin, stack, share))
 
     def set_analytic(self, tensor: torch.Tensor, dist: Distribution, call: Any) -> bool:
@@ -387,12 +430,14 @@ class InitLog(TorchDispatchMode):
                 dtype=str(parameter.dtype).removeprefix("torch."),
                 requires_grad=parameter.requires_grad,
                 distribution=dist,
-                writes=tuple(storage.writes) if storage is not None else (),
+                writes=_completed(storage.writes, dist) if storage is not None else (),
                 aliases=tuple(a for a in aliases[id(parameter)] if a != name),
                 equal_rows=rows,
                 equal_columns=columns,
                 clone_of=clone if clone != name else "",
-                location=attribute_location(type(modules[path]), attribute) or _site(frames) or assignment(modules, path),
+                location=attribute_location(type(modules[path]), attribute)
+                or _site(frames)
+                or assignment(modules, path),
             )
         return records
 
@@ -400,9 +445,7 @@ class InitLog(TorchDispatchMode):
         """Every submodule with where it was built."""
         known = dict(model.named_modules())
         return {
-            path: ModuleRecord(
-                path, type_name(module), class_location(type(module)), self._frames(known, path)
-            )
+            path: ModuleRecord(path, type_name(module), class_location(type(module)), self._frames(known, path))
             for path, module in known.items()
         }
 
@@ -421,7 +464,7 @@ class InitLog(TorchDispatchMode):
             return 0
 
     def _ended_as(self, parameter: torch.Tensor, storage: _Storage | None) -> tuple[Distribution, bool, bool]:
-        if isinstance(parameter, nn.parameter.UninitializedTensorMixin):
+        if is_lazy(parameter):
             return UNKNOWN, False, False
         if storage is None:
             return measured(parameter), equal_slices(parameter, 0), equal_slices(parameter, 1)
@@ -500,7 +543,8 @@ def _scalar(value: Any) -> Any:
 
 def _empty_like(tensor: torch.Tensor, kwargs: Mapping[str, Any]) -> torch.Tensor:
     dtype = kwargs.get("dtype") or tensor.dtype
-    return torch.ops.aten.empty.memory_format(list(tensor.shape), dtype=dtype)
+    made: torch.Tensor = torch.ops.aten.empty.memory_format(list(tensor.shape), dtype=dtype)
+    return made
 
 
 def _wanted_shape(args: Any) -> tuple[tuple[int, ...], torch.Tensor | None]:
@@ -517,7 +561,7 @@ def _plain_arguments(op: Op) -> dict[str, Any]:
     names = [a.name for a in op.func._schema.arguments][1:]
     found = dict(zip(names, op.args, strict=False))
     found.update({k: v for k, v in op.kwargs if isinstance(v, (int, float, bool, str))})
-    return found
+    return {k: v for k, v in found.items() if k not in ("dtype", "layout", "device", "pin_memory", "memory_format")}
 
 
 def _flat(args: Any, kwargs: Any) -> list[Any]:
@@ -527,29 +571,50 @@ def _flat(args: Any, kwargs: Any) -> list[Any]:
 _CONSTRUCTORS = {"__init__", "__setstate__", "_reset_parameters", "reset_parameters"}
 
 
-def _who() -> tuple[tuple[Frame, ...], str]:
-    """(user frames, origin) of the write under way."""
+def _completed(writes: list[Write], dist: Distribution) -> tuple[Write, ...]:
+    """The last write's distribution, where only the finished tensor could tell it."""
+    if writes and not writes[-1].distribution.known and dist.known:
+        return (*writes[:-1], replace(writes[-1], distribution=dist))
+    return tuple(writes)
+
+
+def _merged(write: Write, function: str, activation: Any, dist: Distribution) -> Write:
+    """A helper's further op on what it has just written: still one write (``uniform_``, ``erfinv_``, ``mul_``, ...)."""
+    if function != "erfinv_" and write.function != "trunc_normal_":
+        return replace(write, distribution=dist)
+    local = activation.f_locals
+    wanted = {key: local.get(key) for key in ("mean", "std", "a", "b")}
+    arguments = {key: value for key, value in wanted.items() if isinstance(value, (int, float))}
+    return replace(write, function="trunc_normal_", arguments=arguments, distribution=dist)
+
+
+def _named(func: Any, plain: list[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Plain arguments after the tensor, by the names of the op's schema."""
+    names = [a.name for a in func._schema.arguments][1:]
+    found = {name: value for name, value in zip(names, plain, strict=False) if value is not None}
+    return {**found, **{k: v for k, v in kwargs.items() if isinstance(v, (int, float, str))}}
+
+
+def _who() -> tuple[tuple[Frame, ...], str, Any]:
+    """(user frames, origin, the call of a helper named like an init function, if one writes) of the write under way."""
     frame = sys._getframe(1)
     default = False
     walker: Any = frame
     while walker is not None:
         kind = kind_of(walker.f_code.co_filename)
-        if kind == "torch" and walker.f_code.co_name == "__init__":
+        if kind == "torch" and walker.f_code.co_name in ("__init__", "initialize_parameters"):
             default = True
         if kind in ("user", "library"):
             break
         walker = walker.f_back
     stack = user_stack(start=frame)
+    name = walker.f_code.co_name if walker is not None else ""
+    activation = walker if name.endswith("_") and not name.endswith("__") else None
     if default:
-        return stack, "default"
-    if not stack:
-        return stack, "user"
-    helper = stack[0].function.rpartition(".")[2]
-    if kind_of(stack[0].location.path) == "library":
-        asked = len(stack) > 1 and kind_of(stack[1].location.path) == "user" and helper.endswith("_")
-        deeper = len(stack) > 2 and kind_of(stack[2].location.path) == "user" and stack[1].function.endswith("_")
-        return stack, "user" if asked or deeper else "library"
-    return stack, "user"
+        return stack, "default", None
+    helpers = list(itertools.takewhile(lambda f: kind_of(f.location.path) == "library", stack))
+    asked = len(helpers) < len(stack) and all(f.function.rpartition(".")[2].endswith("_") for f in helpers)
+    return stack, "user" if asked or not helpers else "library", activation
 
 
 def _site(frames: tuple[Frame, ...]) -> Location | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 import sys
 import warnings
@@ -12,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from initcheck.tracing.copies import Copy, enter_inputs, fake_copy, real_copy, unwrapped
 from initcheck.tracing.live import live_buffers, live_modules, live_parameters
@@ -54,6 +56,8 @@ def trace(
         TraceError: if the model cannot be run on these inputs; says why.
     """
     inner = unwrapped(model)
+    if _is_lazy(inner):
+        _settle(inner, log, tuple(args), kwargs)
     with random_state_kept(), _quiet():
         recorded, rung, notes = _climb(inner, tuple(args), kwargs, mode, log)
         if log is None:
@@ -74,6 +78,21 @@ def trace(
         constant_values=recorded.constants,
         weights_are_data=log is None,
     )
+
+
+def _is_lazy(model: nn.Module) -> bool:
+    return any(is_lazy(t) for t in (*model.parameters(), *model.buffers()))
+
+
+def _settle(model: nn.Module, log: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    from initcheck.tracing.build import initialise_lazily
+
+    if log is None:
+        raise TraceError("the model has lazy parameters without a shape yet: run it once before it is analysed")
+    try:
+        initialise_lazily(model, log, args, kwargs)
+    except (Exception, SystemExit) as error:
+        raise TraceError(one_line(error)) from error
 
 
 def _climb(
@@ -134,6 +153,9 @@ class Trial:
         """None if the model runs on these inputs, else what it raised."""
         with random_state_kept(), _quiet():
             try:
+                if _is_lazy(self._model):
+                    copy.deepcopy(self._model)(*args, **(kwargs or {}))
+                    return None
                 if self._copy is None:
                     self._copy = fake_copy(self._model, self._mode)
                 recorder = self._copy.recorder(keep_graph=False)

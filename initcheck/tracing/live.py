@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
+from typing import Any
 
 import torch
 from torch import nn
@@ -24,24 +25,24 @@ def live_parameters(model: nn.Module) -> dict[str, ParameterRecord]:
     tensors: dict[int, torch.Tensor] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(name)
-        tensors[id(parameter)] = parameter
+        tensors.setdefault(id(parameter), parameter)
     modules = dict(model.named_modules(remove_duplicate=False))
     records: dict[str, ParameterRecord] = {}
     for key, (name, *aliases) in names.items():
-        parameter = tensors[key]
+        tensor = tensors[key]
         path, _, attribute = name.rpartition(".")
         records[name] = ParameterRecord(
             name=name,
             module=path,
             module_type=type_name(modules[path]),
             attribute=attribute,
-            shape=tuple(parameter.shape),
-            dtype=str(parameter.dtype).removeprefix("torch."),
-            requires_grad=parameter.requires_grad,
-            distribution=measured(parameter),
+            shape=tuple(tensor.shape),
+            dtype=str(tensor.dtype).removeprefix("torch."),
+            requires_grad=tensor.requires_grad,
+            distribution=measured(tensor),
             aliases=tuple(aliases),
-            equal_rows=equal_slices(parameter, 0),
-            equal_columns=equal_slices(parameter, 1),
+            equal_rows=equal_slices(tensor, 0),
+            equal_columns=equal_slices(tensor, 1),
             location=assignment(modules, path),
         )
     return records
@@ -80,7 +81,7 @@ def measured(tensor: torch.Tensor) -> Distribution:
         values = torch.view_as_real(values.resolve_conj())
     flat = values.reshape(-1)
     count, mean, spread, low, high = 0, 0.0, 0.0, math.inf, -math.inf
-    for part in flat.split(_CHUNK):
+    for part in torch.split(flat, _CHUNK):
         wide = part.to(torch.float64) if part.device.type != "mps" else part.to(torch.float32)
         here = wide.numel()
         variance, average = (float(t) for t in torch.var_mean(wide, correction=0))
@@ -107,8 +108,8 @@ def equal_slices(tensor: torch.Tensor, dim: int) -> bool:
     return torch.equal(first, second) and bool((values == first.unsqueeze(dim)).all())
 
 
-@functools.lru_cache(maxsize=4096)
-def class_location(cls: type) -> Location | None:
+@functools.cache
+def class_location(cls: Any) -> Location | None:
     """Where a class is defined; None for torch's own classes and where there is no source."""
     try:
         path = inspect.getsourcefile(cls)

@@ -210,8 +210,8 @@ class Recorder(TorchFunctionMode):
             base = moved.get(storage._cdata)
             if base is None:
                 base = moved[storage._cdata] = torch.empty(0, dtype=known.value.dtype)
-                base.set_(storage.clone())  # type: ignore[call-overload]
-            view = torch.empty(0, dtype=known.value.dtype).set_(  # type: ignore[call-overload]
+                base.set_(storage.clone())  # type: ignore[no-untyped-call]
+            view = torch.empty(0, dtype=known.value.dtype).set_(
                 base.untyped_storage(), known.value.storage_offset(), known.value.shape, known.value.stride()
             )
             self.known[key] = Known(view, known.constant)
@@ -381,11 +381,11 @@ def _inner(func: Any) -> bool:
     return isinstance(func, torch._ops.OpOverload) and kind_of(sys._getframe(3).f_code.co_filename) == "torch"
 
 
-class _Dispatches(TorchDispatchMode):
+class _Dispatches(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Records ATen ops that reached the dispatcher past the function protocol (TorchScript, C++ extensions)."""
 
     def __init__(self, recorder: Recorder) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.recorder = recorder
 
     def __torch_dispatch__(
@@ -426,13 +426,18 @@ def _storage(tensor: torch.Tensor) -> int:
 
 _TYPICAL = {"rand": 0.5, "randn": 0.0}
 _SIZED = frozenset(("zeros", "ones", "full", "eye", "arange", "linspace", "logspace", "tril_indices", "triu_indices"))
+_FACTORIES = _SIZED | {
+    "tensor", "as_tensor", "asarray", "from_numpy", "frombuffer", "scalar_tensor", "range", "complex", "polar",
+    "hann_window", "hamming_window", "blackman_window", "bartlett_window", "kaiser_window", "fftfreq", "rfftfreq",
+    "empty_permuted", "sparse_coo_tensor", "vander",
+}  # fmt: skip
 
 
 def _small_factory(name: str, args: Any, kwargs: Any) -> bool:
     """Whether a call without tensor operands (``arange``, ``zeros``) surely makes something small, on the CPU."""
     device = kwargs.get("device")
-    if device is not None and torch.device(device).type == "meta":
-        return False
+    if name not in _FACTORIES or (device is not None and torch.device(device).type == "meta"):
+        return False  # what sets a state (``set_grad_enabled``) must run once, and for good
     if name not in _SIZED:
         return True
     count = 1.0
