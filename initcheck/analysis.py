@@ -52,7 +52,7 @@ def analyse_file(job: FileJob, emit: Emit) -> None:
     for candidate in candidates(source, module, job.config):
         if candidate.name in job.skip:
             continue
-        emit("begin", candidate.name)
+        emit("begin", (candidate.name, candidate.location))
         try:
             emit("report", _analyse(candidate, source, job, emit))
         except _NotAnalysedError as error:

@@ -21,7 +21,8 @@ from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
-from initcheck.findings import Finding
+from initcheck.findings import Finding, Location
+from initcheck.places import as_given, relocated
 from initcheck.results import FileResult, Report
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class _Progress:
     """What the child has said so far."""
 
     current: str = ""
+    location: Location | None = None
     models: list[Report] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     defects: list[str] = field(default_factory=list)
@@ -53,8 +55,8 @@ class _Progress:
 
 
 Emit = Callable[[str, Any], None]
-"""How the child speaks: ("begin", model name), ("report", Report), ("finding", Finding), and with a text each "defect",
-"error" (what could not be done) and "debug"."""
+"""How the child speaks: ("begin", (name, Location)), ("report", Report), ("finding", Finding), and with a text each
+"defect", "error" (what could not be done) and "debug"."""
 
 
 class InterruptedRunError(Exception):
@@ -83,7 +85,7 @@ def analyse_isolated(job: FileJob, tell: Callable[[str], None] | None = None) ->
         reason = _run_child(replace(job, skip=frozenset(skipped)), progress, tell)
         if reason is None:
             break
-        progress.findings.append(_lost(job, progress.current, reason))
+        progress.findings.append(_lost(job, progress, reason))
         skipped.update(report.model for report in progress.models)
         if not progress.current or progress.current in skipped:
             break  # it died outside a model, or again on one it was told to skip: nothing more to save
@@ -99,10 +101,12 @@ def analyse_isolated(job: FileJob, tell: Callable[[str], None] | None = None) ->
     )
 
 
-def _lost(job: FileJob, model: str, reason: str) -> Finding:
+def _lost(job: FileJob, progress: _Progress, reason: str) -> Finding:
+    """IC002 for the model under way, or for the file if none was."""
     from initcheck.rules.ic002_model_not_analysed import model_not_analysed
 
-    return model_not_analysed(job.path, model, reason)
+    where = relocated(progress.location, as_given(job.path)) if progress.current else None
+    return model_not_analysed(job.path, progress.current, reason, location=where)
 
 
 def _run_child(job: FileJob, progress: _Progress, tell: Callable[[str], None] | None) -> str | None:
@@ -124,6 +128,7 @@ def _listen(
     child: Any, receiver: Connection, job: FileJob, progress: _Progress, tell: Callable[[str], None] | None
 ) -> str | None:
     limit = job.config.timeout
+    shown = as_given(job.path)
     while True:
         if not _arrives(receiver, limit + (30.0 if not progress.current else 0.0)):
             return f"took longer than {limit:g} s (raise it with --timeout)"
@@ -135,14 +140,14 @@ def _listen(
         if kind == "done":
             return None
         if kind == "begin":
-            progress.current = value
+            progress.current, progress.location = value
             if tell is not None:
-                tell(f"{job.path}: {value}")
+                tell(f"{job.path}: {progress.current}")
         elif kind == "report":
-            progress.models.append(value)
+            progress.models.append(relocated(value, shown))
             progress.current = ""
         elif kind == "finding":
-            progress.findings.append(value)
+            progress.findings.append(relocated(value, shown))
         elif kind == "defect":
             progress.defects.append(value)
         elif kind == "error":

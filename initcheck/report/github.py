@@ -32,7 +32,10 @@ def _annotation(finding: Finding) -> str:
         properties["endColumn"] = str(where.end_column)
     properties["title"] = f"{finding.code} {finding.name}"
     listed = ",".join(f"{key}={_property(value)}" for key, value in properties.items())
-    text = [finding.message, *(line.text for line in finding.evidence)]
+    text = [finding.message]
+    if finding.model and finding.model not in finding.message:
+        text.append(f"model: {finding.model}")
+    text += [line.text for line in finding.evidence]
     if finding.suggestion:
         text.append(f"help: {finding.suggestion}")
     message = "\n".join(text)

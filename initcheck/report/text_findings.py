@@ -37,6 +37,8 @@ def finding_lines(finding: Finding, sources: Mapping[str, str], config: Config) 
     body = _Body(gutter, config.width)
     lines = folded(title, config.width, len(where))
     lines += [*body.plain(more), *excerpt(finding.location, sources, config.width, style)]
+    if finding.model and finding.model not in finding.message:
+        lines += body.item("model:", printable(finding.model), "")
     last = _line(finding.location)
     for evidence in finding.evidence:
         line = _line(evidence.location)
