@@ -14,6 +14,7 @@ from torch import nn
 from initcheck.tracing.frames import kind_of, user_stack
 from initcheck.tracing.initfuncs import reporting
 from initcheck.tracing.initlog import InitLog
+from initcheck.tracing.offline import offline
 from initcheck.tracing.randomness import random_state_kept
 
 
@@ -45,7 +46,7 @@ def build(constructor: Callable[[], Any]) -> Built:
     """
     log = InitLog()
     try:
-        with random_state_kept(), _nothing_downloaded(log), _modules_noted(log), reporting(log), log:
+        with random_state_kept(), offline(log.notes), _modules_noted(log), reporting(log), log:
             model = constructor()
     except (KeyboardInterrupt, GeneratorExit):
         raise
@@ -107,42 +108,3 @@ def _constructs(frame: Any, module: nn.Module) -> bool:
     if not code.co_varnames or code.co_argcount == 0:
         return False
     return frame.f_locals.get(code.co_varnames[0]) is module
-
-
-class _Skipped(dict[str, Any]):
-    """Stands in for pretrained weights that were not loaded."""
-
-
-@contextlib.contextmanager
-def _nothing_downloaded(log: InitLog) -> Iterator[None]:
-    """Loading pretrained weights is skipped and said; nothing reaches for the network."""
-    note = "pretrained weights were not loaded"
-
-    def skip(*args: Any, **kwargs: Any) -> Any:
-        if note not in log.notes:
-            log.notes.append(note)
-        return _Skipped()
-
-    def load(self: nn.Module, state: Any, *args: Any, **kwargs: Any) -> Any:
-        if isinstance(state, _Skipped):
-            return torch.nn.modules.module._IncompatibleKeys([], [])
-        return original(self, state, *args, **kwargs)
-
-    original = nn.Module.load_state_dict
-    patches: list[tuple[Any, str, Any]] = [(nn.Module, "load_state_dict", load)]
-    patches.append((torch.hub, "load_state_dict_from_url", skip))
-    for module, names in {
-        "torchvision.models._api": ("load_state_dict_from_url",),
-        "torchvision._internally_replaced_utils": ("load_state_dict_from_url",),
-        "timm.models._builder": ("load_pretrained", "load_custom_pretrained"),
-    }.items():
-        loaded = sys.modules.get(module)
-        patches.extend((loaded, name, skip) for name in names if loaded is not None and hasattr(loaded, name))
-    saved = [(owner, name, getattr(owner, name)) for owner, name, _ in patches]
-    try:
-        for owner, name, replacement in patches:
-            setattr(owner, name, replacement)
-        yield
-    finally:
-        for owner, name, value in saved:
-            setattr(owner, name, value)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-from typing import Any
 
 import torch
 from torch import nn
@@ -108,9 +107,13 @@ def equal_slices(tensor: torch.Tensor, dim: int) -> bool:
     return torch.equal(first, second) and bool((values == first.unsqueeze(dim)).all())
 
 
-@functools.cache
-def class_location(cls: Any) -> Location | None:
+def class_location(cls: type) -> Location | None:
     """Where a class is defined; None for torch's own classes and where there is no source."""
+    return _class_location(cls)
+
+
+@functools.cache
+def _class_location(cls: type) -> Location | None:
     try:
         path = inspect.getsourcefile(cls)
         if path is None or kind_of(path) in ("torch", "stdlib"):
@@ -147,9 +150,13 @@ def assignment(modules: dict[str, nn.Module], path: str) -> Location | None:
     return None
 
 
-@functools.lru_cache(maxsize=8192)
 def attribute_location(cls: type, attribute: str) -> Location | None:
     """Where a class (or one that it derives from, outside torch) assigns ``self.<attribute>``."""
+    return _attribute_location(cls, attribute)
+
+
+@functools.cache
+def _attribute_location(cls: type, attribute: str) -> Location | None:
     for base in cls.__mro__:
         if class_location(base) is None:
             continue
