@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import itertools
 import math
 import time
 import warnings
@@ -61,7 +62,7 @@ class Siren(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         widths = [2, 256, 256, 256, 256]
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False))
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(widths))
         self.out = nn.Linear(256, 3)
         for i, layer in enumerate([*self.layers, self.out]):
             bound = 1 / layer.in_features if i == 0 else math.sqrt(6 / layer.in_features) / 30
@@ -91,7 +92,9 @@ class Autoencoder(nn.Module):
             nn.Conv2d(3, 32, 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(32, 64, 3, stride=2, padding=1), nn.ReLU()
         )
         self.decoder = nn.Sequential(
-            nn.ConvTranspose2d(64, 32, 4, stride=2, padding=1), nn.ReLU(), nn.ConvTranspose2d(32, 3, 4, stride=2, padding=1)
+            nn.ConvTranspose2d(64, 32, 4, stride=2, padding=1),
+            nn.ReLU(),
+            nn.ConvTranspose2d(32, 3, 4, stride=2, padding=1),
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -115,22 +118,98 @@ def small_networks() -> dict[str, Case]:
     }  # fmt: skip
 
 
-_TORCHVISION = (
-    "alexnet vgg11 vgg11_bn squeezenet1_1 googlenet resnet18 resnext50_32x4d densenet121 shufflenet_v2_x0_5 mnasnet0_5 "
-    "mobilenet_v2 mobilenet_v3_small efficientnet_b0 regnet_y_400mf convnext_tiny swin_t vit_b_32"
-).split()
-_TIMM = (
-    "resnet18 efficientnet_b0 mobilenetv3_small_050 convnext_atto convnextv2_atto vit_tiny_patch16_224 "
-    "swin_tiny_patch4_window7_224 mixer_s16_224 nf_resnet50 dm_nfnet_f0 regnety_002 res2net50_14w_8s hrnet_w18_small "
-    "inception_v4 xception41 coatnet_nano_rw_224 edgenext_xx_small levit_128s poolformer_s12 pvt_v2_b0 resmlp_12_224 "
-    "gmlp_ti16_224 repvgg_a0 ghostnet_050 cait_xxs24_224 xcit_nano_12_p16_224 beit_base_patch16_224 crossvit_9_240 "
-    "twins_svt_small visformer_tiny dla34 cspresnet50 cspdarknet53 eva02_tiny_patch14_224 hiera_tiny_224 fastvit_t8 "
-    "mobilevit_xxs mobilevitv2_050 ese_vovnet19b_dw selecsls42 sequencer2d_s tresnet_m tiny_vit_5m_224 "
-    "convmixer_768_32 pit_ti_224 dpn48b skresnet18 resnest14d botnet26t_256 lambda_resnet26t mobileone_s0 rexnet_100 "
-    "nest_tiny focalnet_tiny_srf davit_tiny gcvit_xxtiny inception_next_atto caformer_s18 efficientformer_l1 "
-    "repvit_m0_9 starnet_s050 mambaout_femto hgnetv2_b0 swiftformer_xs nextvit_small maxvit_nano_rw_256 fasternet_t0 "
-    "shvit_s1 rdnet_tiny coat_lite_tiny convit_tiny"
-).split()
+_TORCHVISION = [
+    "alexnet",
+    "vgg11",
+    "vgg11_bn",
+    "squeezenet1_1",
+    "googlenet",
+    "resnet18",
+    "resnext50_32x4d",
+    "densenet121",
+    "shufflenet_v2_x0_5",
+    "mnasnet0_5",
+    "mobilenet_v2",
+    "mobilenet_v3_small",
+    "efficientnet_b0",
+    "regnet_y_400mf",
+    "convnext_tiny",
+    "swin_t",
+    "vit_b_32",
+]
+_TIMM = [
+    "resnet18",
+    "efficientnet_b0",
+    "mobilenetv3_small_050",
+    "convnext_atto",
+    "convnextv2_atto",
+    "vit_tiny_patch16_224",
+    "swin_tiny_patch4_window7_224",
+    "mixer_s16_224",
+    "nf_resnet50",
+    "dm_nfnet_f0",
+    "regnety_002",
+    "res2net50_14w_8s",
+    "hrnet_w18_small",
+    "inception_v4",
+    "xception41",
+    "coatnet_nano_rw_224",
+    "edgenext_xx_small",
+    "levit_128s",
+    "poolformer_s12",
+    "pvt_v2_b0",
+    "resmlp_12_224",
+    "gmlp_ti16_224",
+    "repvgg_a0",
+    "ghostnet_050",
+    "cait_xxs24_224",
+    "xcit_nano_12_p16_224",
+    "beit_base_patch16_224",
+    "crossvit_9_240",
+    "twins_svt_small",
+    "visformer_tiny",
+    "dla34",
+    "cspresnet50",
+    "cspdarknet53",
+    "eva02_tiny_patch14_224",
+    "hiera_tiny_224",
+    "fastvit_t8",
+    "mobilevit_xxs",
+    "mobilevitv2_050",
+    "ese_vovnet19b_dw",
+    "selecsls42",
+    "sequencer2d_s",
+    "tresnet_m",
+    "tiny_vit_5m_224",
+    "convmixer_768_32",
+    "pit_ti_224",
+    "dpn48b",
+    "skresnet18",
+    "resnest14d",
+    "botnet26t_256",
+    "lambda_resnet26t",
+    "mobileone_s0",
+    "rexnet_100",
+    "nest_tiny",
+    "focalnet_tiny_srf",
+    "davit_tiny",
+    "gcvit_xxtiny",
+    "inception_next_atto",
+    "caformer_s18",
+    "efficientformer_l1",
+    "repvit_m0_9",
+    "starnet_s050",
+    "mambaout_femto",
+    "hgnetv2_b0",
+    "swiftformer_xs",
+    "nextvit_small",
+    "maxvit_nano_rw_256",
+    "fasternet_t0",
+    "shvit_s1",
+    "rdnet_tiny",
+    "coat_lite_tiny",
+    "convit_tiny",
+]
 
 
 def torchvision_networks() -> dict[str, Case]:
@@ -171,7 +250,10 @@ def transformers_networks() -> dict[str, Case]:
         return (), {"pixel_values": torch.randn(b, 3, 224, 224)}
 
     def pairs(b: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        return (), {"input_ids": torch.randint(0, 32128, (b, 32)), "decoder_input_ids": torch.randint(0, 32128, (b, 16))}
+        return (), {
+            "input_ids": torch.randint(0, 32128, (b, 32)),
+            "decoder_input_ids": torch.randint(0, 32128, (b, 16)),
+        }
 
     def case(build: Callable[[], nn.Module], inputs: Inputs) -> Case:
         return Case("transformers", build, inputs)
@@ -237,8 +319,8 @@ def measured(case: Case, names: set[str], seeds: int, batch: int) -> tuple[dict[
             return hook
 
         handles = [m.register_forward_hook(watch(n)) for n, m in model.named_modules() if n in names]
-        output = primary_output(model(*args, **kwargs))
-        output.backward(torch.randn_like(output))
+        final = primary_output(model(*args, **kwargs))
+        final.backward(torch.randn_like(final))
         for handle in handles:
             handle.remove()
 
@@ -274,7 +356,7 @@ def main() -> None:
     all_forward: list[float] = []
     all_gradient: list[float] = []
     lost = 0
-    print(f"{'model':36s} {'layers':>6s} {'forward med':>11s} {'p95':>6s} {'gradient med':>12s} {'p95':>6s} {'seconds':>8s}")
+    print(f"{'model':36s} layers forward med    p95 gradient med    p95  seconds")
     for name, case in cases().items():
         if options.names and not any(part in name for part in options.names):
             continue
@@ -314,7 +396,8 @@ def main() -> None:
             flush=True,
         )
     print(
-        f"{'all layers':36s} {len(all_forward):6d} {quantile(all_forward, 0.5):11.4f} {quantile(all_forward, 0.95):6.3f} "
+        f"{'all layers':36s} {len(all_forward):6d} "
+        f"{quantile(all_forward, 0.5):11.4f} {quantile(all_forward, 0.95):6.3f} "
         f"{quantile(all_gradient, 0.5):12.4f} {quantile(all_gradient, 0.95):6.3f}   ({lost} values not predicted)"
     )
 

@@ -50,10 +50,15 @@ class Term:
 
 @dataclass(slots=True)
 class Gradient:
-    """All terms that reached a tensor. ``parts``: for a concatenation of unlike parts, the gradient of each."""
+    """All terms that reached a tensor.
+
+    ``parts``: for a concatenation of unlike parts, the gradient of each. ``weight_bias``: a factor of the second moment
+    that holds for this tensor but not beyond the weights that made it (E[1/sum w²] there, E[w²/sum w²] = 1/n beyond).
+    """
 
     terms: dict[tuple[int, int], Term] = field(default_factory=dict)
     parts: tuple[Gradient, ...] = ()
+    weight_bias: float = 1.0
 
     @classmethod
     def of(cls, *terms: Term) -> Gradient:

@@ -48,7 +48,7 @@ def nodes(phase: int) -> Nodes:
     for k in range(1, ORDER - 1):
         basis[k + 1] = (z * basis[k] - np.sqrt(k) * basis[k - 1]) / np.sqrt(k + 1)
     basis *= weights
-    return Nodes(z, weights, basis)
+    return Nodes(np.asarray(z, dtype=np.float64), np.asarray(weights, dtype=np.float64), basis)
 
 
 def phase_for_kink_at(z: float) -> int:

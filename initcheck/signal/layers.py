@@ -178,7 +178,8 @@ def _further_output(node: torch.fx.Node, found: torch.fx.Node | None) -> bool:
     if node.meta.get("op") != "getitem" or found is None or not isinstance(node.args[0], torch.fx.Node):
         return False
     many = isinstance(node.args[0].meta.get("val"), (tuple, list))
-    return many and found.meta.get("op") == "getitem" and found.args[0] is node.args[0] and node.args[1] != 0
+    same_call = found.meta.get("op") == "getitem" and found.args[0] is node.args[0]
+    return bool(many and same_call and node.args[1] != 0)
 
 
 def is_floating(node: torch.fx.Node) -> bool:
@@ -199,7 +200,7 @@ def _consumer(graph: torch.fx.Graph, name: str, calls: Mapping[torch.fx.Node, Ca
 
 
 def fans(call: Call | None, weight: ParameterRecord) -> tuple[int | None, int | None]:
-    """Number of terms in each output's sum, and of outputs that each input takes part in (groups and stride counted)."""
+    """Number of terms in each output's sum, and of outputs that each input feeds (groups and stride counted)."""
     op, shape = (call.op if call else ""), weight.shape
     if op == "linear" and len(shape) == 2:
         return shape[1], shape[0]

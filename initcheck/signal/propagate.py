@@ -24,6 +24,7 @@ from initcheck.signal.value import (
     dims_of,
     iid_value,
     parameter_roles,
+    positions,
 )
 from initcheck.tracing.trace import Distribution, Trace
 
@@ -100,7 +101,7 @@ class _Run:
         integer = not val.is_floating_point()
         roles: tuple[Role, ...] = default_roles(len(shape))
         if integer:
-            roles = ("S", *("P",) * (len(shape) - 1)) if shape else ()
+            roles = ("S", *positions(len(shape) - 1)) if shape else ()
         elif len(shape) == 3:
             roles = _three_dims(node)
         elif len(shape) == 1:
@@ -202,10 +203,10 @@ class _Run:
             index += len(whole)
         slots = self.gradients.setdefault(node, {})
         if index not in slots:
-            slots[index] = Gradient(dict(gradient.terms), gradient.parts)
+            slots[index] = Gradient(dict(gradient.terms), gradient.parts, gradient.weight_bias)
         else:
             slots[index].merge(gradient)
-            slots[index].parts = ()
+            slots[index].parts, slots[index].weight_bias = (), 1.0
 
     def coverage(self) -> float:
         """Share of the floating, non-constant computing nodes whose value is known."""

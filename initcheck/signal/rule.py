@@ -18,11 +18,11 @@ Flow = Iterable[tuple[torch.fx.Node, Gradient]]
 """Gradients that flow into input nodes."""
 
 
-class Unknown(Exception):
+class Unknown(Exception):  # noqa: N818  (an outcome, not an error)
     """The rule cannot say (an unsupported argument, a layout it does not understand). Never a guess."""
 
 
-class NotReady(Exception):
+class NotReady(Exception):  # noqa: N818
     """An operand is itself unknown: the result is unknown, but not for lack of a rule."""
 
 

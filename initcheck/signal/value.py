@@ -52,6 +52,7 @@ class Value:
     dims are whatever the other operand says. ``constant``: the exact values, where no input or parameter is involved.
     ``approximate``: the roles of some dims are a best guess.
     ``shape_on_grid``: standardised quantile function of a sum of unlike parts (None: normal).
+    ``fluctuation``: relative variance, between channels, of a channel's own variance (few weights per channel).
     ``positive``: no element is negative; a source made of it is log-normal rather than normal.
     ``kept``: for scores under a mask, the number of unmasked keys of each query. ``mixing``: what ``softmax`` made.
     """
@@ -71,6 +72,7 @@ class Value:
     parts: tuple[tuple[float, Value], ...] = ()
     positive: bool = False
     shape_on_grid: Array | None = None
+    fluctuation: float = 0.0
     spectrum: Spectrum | None = None
 
     @property
@@ -85,7 +87,7 @@ class Value:
 
     @property
     def moments(self) -> Moments:
-        """The nested variances; what positions share across samples (position embeddings) counts as between channels."""
+        """The nested variances; what samples share at one position (position embeddings) goes to the channels."""
         k = self.covariance
         shared = max(k.cross, 0.0)
         between_samples = k.far - k.sample
@@ -167,11 +169,20 @@ class Value:
         """A new variable with these moments (other elements, or another function, of the same population)."""
         if dims is not None:
             changes["dims"] = dims
-        blank = {"origin": None, "source": None, "grid": None, "constant": None, "parts": (), "spectrum": None, "shape_on_grid": None}
+        blank = {
+            "origin": None,
+            "source": None,
+            "grid": None,
+            "constant": None,
+            "parts": (),
+            "spectrum": None,
+            "shape_on_grid": None,
+            "fluctuation": 0.0,
+        }
         return replace(self, **{**blank, **changes})  # type: ignore[arg-type]
 
     def settled(self) -> Value:
-        """Itself, with the classes of pairs that do not exist (no samples, no positions) made equal to those that do."""
+        """Itself, with classes of pairs that do not exist (no samples, no positions) made equal to those that do."""
         self.covariance = settle(self.covariance, self.dims)
         return self
 
@@ -222,9 +233,15 @@ _DEFAULT_ROLES: dict[int, tuple[Role, ...]] = {
 }
 
 
+def positions(count: int) -> tuple[Role, ...]:
+    """That many position dims."""
+    role: Role = "P"
+    return (role,) * count
+
+
 def default_roles(ndim: int) -> tuple[Role, ...]:
     """Roles of an input's dims by their number: (S, C), (S, P, C), (S, C, P, P), ..."""
-    return _DEFAULT_ROLES[ndim] if ndim in _DEFAULT_ROLES else ("S", *("P",) * (ndim - 2), "C")
+    return _DEFAULT_ROLES[ndim] if ndim in _DEFAULT_ROLES else ("S", *positions(ndim - 2), "C")
 
 
 def parameter_roles(ndim: int) -> tuple[Role, ...]:
@@ -241,7 +258,7 @@ def iid_value(shape: Sequence[int], mean: float, variance: float, roles: Sequenc
 
 
 def adopt(value: Value, dims: Dims) -> Value:
-    """An iid value, its dims aligned from the right with ``dims`` of the other operand, with the roles read off there."""
+    """An iid value, its dims aligned from the right with ``dims`` of the other operand, roles read off there."""
     offset = len(dims) - len(value.dims)
     aligned = tuple(dims[i + offset] if own and i + offset >= 0 else () for i, own in enumerate(value.dims))
     aligned = tuple(

@@ -57,9 +57,7 @@ class Graph:
         layer = f"conv{len(self.parameters)}"
         channels = x.meta["val"].shape[1]
         weight = self.parameter(f"{layer}.weight", (out, channels, 3, 3), w_std / math.sqrt(9 * channels))
-        return self.call(
-            "conv2d", F.conv2d, x, weight, module=layer, stride=stride, padding=padding
-        )
+        return self.call("conv2d", F.conv2d, x, weight, module=layer, stride=stride, padding=padding)
 
     def done(self, output: torch.fx.Node, mode: str = "train") -> Trace:
         self.graph.output((output,))

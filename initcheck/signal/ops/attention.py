@@ -19,7 +19,8 @@ from initcheck.signal.value import Atom, Dims, Mixing, Value, settle
 def concentration(keys: Array, variance: float) -> float:
     """E[sum_k p_k²] for softmax over n Gaussian logits of that variance, averaged over the rows' n.
 
-    For n logits, E[sum p²] = E[sum e^{2x}] / (sum e^x)² ~ e^{v}/n (log-normal moments), corrected for the fluctuation of
+    For n logits, E[sum p²] = E[sum e^{2x}] / (sum e^x)² ~ e^{v}/n (log-normal moments), corrected for the
+    fluctuation of
     the sum: (n + (e^{v} - 1)) more exactly 1/(1 + (n - 1) e^{-v}); it is 1 for n = 1 and tends to 1 as v grows.
     """
     damp = math.exp(-min(variance, 700.0))
@@ -33,8 +34,8 @@ class Softmax(Rule):
     Backward: dx = p (g - sum_k p_k g_k).
     """
 
-    ops = ("softmax", "log_softmax", "softmin")
-    signature = ("input", "dim")
+    ops: tuple[str, ...] = ("softmax", "log_softmax", "softmin")
+    signature: tuple[str, ...] = ("input", "dim")
 
     def forward(self, call: Call) -> Result:
         x = call.value("input")
@@ -118,10 +119,13 @@ def score_kernel(q: Value, k: Value, width: int, scale: float) -> Kernel:
 
 @register
 class MatMul(Rule):
-    """Products of two tensors: with a weight, a random sum; with softmax rows, a mixture; of two activations, a score."""
+    """Products of two tensors.
 
-    ops = ("matmul", "bmm", "mm", "mv", "dot", "rmatmul")
-    signature = ("input", "other")
+    With a weight, a random sum; with softmax rows, a mixture; of two activations, a score.
+    """
+
+    ops: tuple[str, ...] = ("matmul", "bmm", "mm", "mv", "dot", "rmatmul")
+    signature: tuple[str, ...] = ("input", "other")
 
     def forward(self, call: Call) -> Result:
         a, b = call.value("input"), call.value("other")
@@ -184,7 +188,9 @@ def product_gradients(g: Kernel, a: Value, b: Value) -> tuple[Kernel, Kernel]:
     rows, columns = a.shape[-2], b.shape[-1]
     if a.mixing is not None and a.mixing.dim == len(a.dims) - 1:
         m, v = a.mixing, b.second
-        own = Kernel(columns * g.same * v.same, columns * g.same * v.far, columns * g.far * v.same, columns * g.far * v.far)
+        own = Kernel(
+            columns * g.same * v.same, columns * g.same * v.far, columns * g.far * v.same, columns * g.far * v.far
+        )
         return own, unmix(g, m.square, m.overlap, rows, m.keys, b.dims)
     if b.mixing is not None and b.mixing.dim == len(b.dims) - 2:
         m, v = b.mixing, a.second
@@ -217,7 +223,6 @@ def scores(a: Value, b: Value, dims: Dims) -> Value:
     return Value(dims, mean, k - mean**2, approximate=True).settled()
 
 
-
 def summed_product(g: Kernel, x: Kernel, n: int, dim: tuple[Atom, ...], first: bool) -> Kernel:
     """Kernel of sum_j g_ij x_j: n terms; positions j share what x has in common (and g has) between them."""
     positional = any(a.role == "P" for a in dim)
@@ -243,8 +248,8 @@ def transposed(value: Value) -> Value:
 class ScaledDotProductAttention(Rule):
     """softmax(q k^T scale + mask) v, heads apart (Vaswani et al. 2017), grouped keys and dropout included."""
 
-    ops = ("scaled_dot_product_attention",)
-    signature = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale")
+    ops: tuple[str, ...] = ("scaled_dot_product_attention",)
+    signature: tuple[str, ...] = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale")
 
     def _rows(self, call: Call, queries: int, keys: int) -> Array:
         """Number of keys that each query may attend to."""
@@ -297,8 +302,8 @@ class ScaledDotProductAttention(Rule):
 class MaskedFill(Rule):
     """masked_fill/where with a known mask: a mixture; a fill of -inf (or a huge negative) only removes keys."""
 
-    ops = ("masked_fill", "where")
-    signature = ("input", "mask", "value")
+    ops: tuple[str, ...] = ("masked_fill", "where")
+    signature: tuple[str, ...] = ("input", "mask", "value")
 
     def _order(self, call: Call) -> tuple[Any, Any, Any]:
         if call.op == "where":
@@ -372,8 +377,8 @@ def is_minus_infinity(value: Value) -> bool:
 class Triangle(Rule):
     """tril/triu of an activation: half of it is zero."""
 
-    ops = ("tril", "triu")
-    signature = ("input", "diagonal")
+    ops: tuple[str, ...] = ("tril", "triu")
+    signature: tuple[str, ...] = ("input", "diagonal")
 
     def forward(self, call: Call) -> Result:
         x = call.value("input")

@@ -43,7 +43,8 @@ def parse(equation: str, ndims: tuple[int, ...], ndim_out: int) -> Equation:
     """The letters, ellipses spelled out.
 
     Raises:
-        Unknown: for other than two operands, repeated letters, and letters that only one operand has but the output lacks.
+        Unknown: for other than two operands, repeated letters, and letters that only one operand has but the output
+        lacks.
     """
     left, _, out = equation.replace(" ", "").partition("->")
     terms = left.split(",")
@@ -73,8 +74,8 @@ def parse(equation: str, ndims: tuple[int, ...], ndim_out: int) -> Equation:
 class Einsum(Rule):
     """A sum of products by letters: with weights a random sum, of two activations a batched matrix product."""
 
-    ops = ("einsum",)
-    signature = ("equation", "first", "second")
+    ops: tuple[str, ...] = ("einsum",)
+    signature: tuple[str, ...] = ("equation", "first", "second")
 
     def _operands(self, call: Call) -> tuple[Equation, list[torch.fx.Node], list[Value]]:
         nodes = list(call.node.all_input_nodes)
@@ -129,7 +130,9 @@ class Einsum(Rule):
             if not is_weight(b):
                 x, w, letters, node = b, a, equation.second, nodes[1]
             over = tuple(i for i, c in enumerate(letters) if c in equation.summed)
-            new = math.prod(call.shape) / max(math.prod(n for c, n in zip(letters, x.shape, strict=True) if c in equation.out), 1)
+            new = math.prod(call.shape) / max(
+                math.prod(n for c, n in zip(letters, x.shape, strict=True) if c in equation.out), 1
+            )
             yield node, Gradient.fresh(settle(uncontract(g, x, over, Weights(w.mean, w.variance), round(new)), x.dims))
             return
         left, right = self._matrices(equation, a, b)
@@ -159,8 +162,8 @@ def rearranged(value: Value, letters: str, groups: list[str]) -> Value:
 class AddMatMul(Rule):
     """beta input + alpha (a @ b): a linear layer with its weight the other way round, or a score with a bias added."""
 
-    ops = ("addmm", "baddbmm", "addbmm", "addmv")
-    signature = ("input", "batch1", "batch2", "beta", "alpha")
+    ops: tuple[str, ...] = ("addmm", "baddbmm", "addbmm", "addmv")
+    signature: tuple[str, ...] = ("input", "batch1", "batch2", "beta", "alpha")
 
     def forward(self, call: Call) -> Result:
         base, a, b = call.value("input"), call.value("batch1"), call.value("batch2")

@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from initcheck.signal.gradient import Gradient
 from initcheck.signal.kernel import Array, Kernel, Profile
 from initcheck.signal.rule import Call, Flow, Result, Rule, Unknown, register, shape_of
 from initcheck.signal.value import Atom, Dim, Dims, Value, settle
+
+Indices = NDArray[np.intp]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +68,8 @@ class Linear(Rule):
     K_g' = fan_out E[w²] K_g (Schoenholz et al. 2017, eq. 17), and independent between contracted positions.
     """
 
-    ops = ("linear",)
-    signature = ("input", "weight", "bias")
+    ops: tuple[str, ...] = ("linear",)
+    signature: tuple[str, ...] = ("input", "weight", "bias")
 
     def forward(self, call: Call) -> Result:
         x = call.value("input")
@@ -79,7 +82,7 @@ class Linear(Rule):
         x = call.value("input")
         w = weights_of(call)
         units = call.shape[-1] if call.shape else 1
-        kernel = gradient.collapsed()
+        kernel = gradient.collapsed() * (1.0 / gradient.weight_bias)
         call.memo["weight_grad"] = weight_gradient_std(kernel, x.second, *_left_over(x, (len(x.dims) - 1,)))
         yield call.node_of("input"), Gradient.fresh(uncontract(kernel, x, (len(x.dims) - 1,), w, units))
         yield from _to_weight(call, "weight", call.memo["weight_grad"])
@@ -115,7 +118,7 @@ def contract(x: Value, over: tuple[int, ...], w: Weights, units: int) -> Value:
     unit: Dim = (Atom("P" if mixing else "C", units),) if units > 1 else ()
     if any(a.role == "P" for a in gone) and k.profile:
         k = Kernel(k.same, k.far, k.cross, k.sample)
-    return Value((*left, unit), mean, k, approximate=x.approximate).settled()
+    return Value((*left, unit), mean, k, approximate=x.approximate, fluctuation=2.0 / max(fan, 2)).settled()
 
 
 def is_mixing(x: Value, over: tuple[int, ...]) -> bool:
@@ -168,13 +171,13 @@ class Window:
     dilation: int
     outputs: int
 
-    def taps(self) -> Iterator[tuple[Array, Array]]:
+    def taps(self) -> Iterator[tuple[Indices, Indices]]:
         """For each tap: which outputs see an input through it, and which input."""
         base = np.arange(self.outputs) * self.stride - self.padding
         for tap in range(self.kernel):
             inputs = base + tap * self.dilation
             inside = np.nonzero((inputs >= 0) & (inputs < self.size))[0]
-            yield inside, inputs[inside]
+            yield inside, np.asarray(inputs[inside], dtype=np.intp)
 
     def spread(self, profile: Array | None) -> Taps:
         """From inputs to outputs, the input's moments spread as ``profile`` says."""
@@ -206,13 +209,13 @@ class Window:
 class AdaptiveWindow(Window):
     """Output i sees the inputs floor(i n/o) ... ceil((i+1) n/o) - 1."""
 
-    def taps(self) -> Iterator[tuple[Array, Array]]:
+    def taps(self) -> Iterator[tuple[Indices, Indices]]:
         """As for ``Window``; windows may differ in length by one."""
         i = np.arange(self.outputs)
         first, end = i * self.size // self.outputs, -((-(i + 1) * self.size) // self.outputs)
         for tap in range(self.kernel):
             inside = np.nonzero(first + tap < end)[0]
-            yield inside, first[inside] + tap
+            yield inside, np.asarray(first[inside] + tap, dtype=np.intp)
 
     @property
     def whole(self) -> bool:
@@ -295,13 +298,14 @@ class Convolution(Rule):
     """y[o] = sum over taps and channels of w x[o s - p + t d].
 
     Forward: ``random_sum`` with fan = C_in/groups times the mean number of taps inside the input (zero padding bends
-    the profile along each axis, exactly). Averaged over independent weights the kernel at displacement D is that of the input at s D
-    (Novak et al. 2019, eq. 7; Xiao et al. 2018, eq. 2). Backward: each input feeds k/s outputs per axis; with stride,
+    the profile along each axis, exactly). Averaged over independent weights the kernel at displacement D is that of
+    the input at s D (Novak et al. 2019, eq. 7; Xiao et al. 2018, eq. 2). Backward: each input feeds k/s outputs per
+    axis; with stride,
     two positions share weights only in the same phase, so their kernel is divided by the stride again.
     """
 
-    ops = ("conv1d", "conv2d", "conv3d")
-    signature = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+    ops: tuple[str, ...] = ("conv1d", "conv2d", "conv3d")
+    signature: tuple[str, ...] = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 
     def windows(self, call: Call, x: Value) -> tuple[Window, ...]:
         """The geometry, one window per axis."""
@@ -334,7 +338,8 @@ class Convolution(Rule):
         w = weights_of(call)
         local = strided_local(x.second.local, tuple(w.stride for w in windows))
         mean, k = tapped_sum(x, channels, w, taps, math.prod(call.shape[-axes:]), dims[-axes:], local)
-        return Value(dims, mean, k, approximate=x.approximate).settled()
+        fluctuation = 2.0 / max(channels * math.prod(t.mean for t in taps), 2.0)
+        return Value(dims, mean, k, approximate=x.approximate, fluctuation=fluctuation).settled()
 
     def backward(self, call: Call, gradient: Gradient) -> Flow:
         axes = int(call.op[4])
@@ -342,12 +347,14 @@ class Convolution(Rule):
         windows = self.windows(call, x)
         weight = shape_of(call.node_of("weight"))
         groups = int(call.plain("groups", 1))
-        kernel = gradient.collapsed()
+        kernel = gradient.collapsed() * (1.0 / gradient.weight_bias)
         gain = weight[0] / groups * weights_of(call).second
         profiles = axis_profiles(kernel, call.out.dims[-axes:])
         taps = [window.gather(profile) for window, profile in zip(windows, profiles, strict=True)]
         local = kernel.local if all(window.stride == 1 for window in windows) else None
-        k = through(kernel * gain, taps, math.prod(x.shape[-axes:]), x.dims[-axes:], None if local is None else local * gain)
+        k = through(
+            kernel * gain, taps, math.prod(x.shape[-axes:]), x.dims[-axes:], None if local is None else local * gain
+        )
         samples = call.out.count("S")
         outputs = math.prod(call.shape[-axes:])
         call.memo["weight_grad"] = weight_gradient_std(kernel, x.second, samples, outputs)
@@ -381,8 +388,17 @@ class TransposedConvolution(Convolution):
     The two directions of ``Convolution`` change places.
     """
 
-    ops = ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
-    signature = ("input", "weight", "bias", "stride", "padding", "output_padding", "groups", "dilation")
+    ops: tuple[str, ...] = ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
+    signature: tuple[str, ...] = (
+        "input",
+        "weight",
+        "bias",
+        "stride",
+        "padding",
+        "output_padding",
+        "groups",
+        "dilation",
+    )
 
     def windows(self, call: Call, x: Value) -> tuple[Window, ...]:
         axes = int(call.op[-2])
@@ -435,8 +451,8 @@ class Embedding(Rule):
     (position ids) are the same for every sample.
     """
 
-    ops = ("embedding",)
-    signature = ("input", "weight", "padding_idx")
+    ops: tuple[str, ...] = ("embedding",)
+    signature: tuple[str, ...] = ("input", "weight", "padding_idx")
 
     def forward(self, call: Call) -> Result:
         index, table = call.value("input"), call.value("weight")
@@ -474,8 +490,8 @@ def iid_value_like(dims: Dims, table: Value, samples: bool, positions: bool) -> 
 class WeightNorm(Rule):
     """w = g v/|v|: each unit's incoming weights get the norm g, E[w²] = E[g²]/fan_in (Salimans & Kingma 2016)."""
 
-    ops = ("weight_norm",)
-    signature = ("v", "g", "dim")
+    ops: tuple[str, ...] = ("weight_norm",)
+    signature: tuple[str, ...] = ("v", "g", "dim")
 
     def forward(self, call: Call) -> Result:
         v, g = call.value("v"), call.value("g")

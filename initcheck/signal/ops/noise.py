@@ -13,7 +13,7 @@ from initcheck.signal.value import Value, default_roles, dims_of, settle
 
 
 class Masking(Rule):
-    """x * m/keep with m ~ Bernoulli(keep): the second moment grows by 1/keep, pairs with masks of their own keep theirs."""
+    """x * m/keep with m ~ Bernoulli(keep): the second moment grows by 1/keep; pairs with masks of their own do not."""
 
     def keep(self, call: Call) -> float:
         """Probability that an element survives."""
@@ -63,16 +63,16 @@ class Masking(Rule):
 class Dropout(Masking):
     """Independent masks for all elements (Srivastava et al. 2014)."""
 
-    ops = ("dropout", "native_dropout", "dropout_")
-    signature = ("input", "p", "training", "inplace")
+    ops: tuple[str, ...] = ("dropout", "native_dropout", "dropout_")
+    signature: tuple[str, ...] = ("input", "p", "training", "inplace")
 
 
 @register
 class ChannelDropout(Masking):
     """dropout1d/2d/3d: one mask for a sample's whole channel: positions share it."""
 
-    ops = ("dropout1d", "dropout2d", "dropout3d", "feature_dropout")
-    signature = ("input", "p", "training", "inplace")
+    ops: tuple[str, ...] = ("dropout1d", "dropout2d", "dropout3d", "feature_dropout")
+    signature: tuple[str, ...] = ("input", "p", "training", "inplace")
 
     def masked(self, k: Kernel, keep: float) -> Kernel:
         local = None if k.local is None else k.local / keep
@@ -83,8 +83,8 @@ class ChannelDropout(Masking):
 class AlphaDropout(Rule):
     """Dropped units go to -1.7581, then an affine map keeps mean 0 and variance 1 (Klambauer et al. 2017)."""
 
-    ops = ("alpha_dropout", "feature_alpha_dropout")
-    signature = ("input", "p", "training", "inplace")
+    ops: tuple[str, ...] = ("alpha_dropout", "feature_alpha_dropout")
+    signature: tuple[str, ...] = ("input", "p", "training", "inplace")
 
     def _map(self, call: Call) -> tuple[float, float, float]:
         p = float(call.plain("p", 0.5)) if call.plain("training", True) else 0.0
@@ -119,11 +119,12 @@ class AlphaDropout(Rule):
 class Random(Rule):
     """Random tensors: rand, randn, bernoulli and their like; drop-path masks are (S, 1, ...)."""
 
-    ops = (
-        "rand", "randn", "rand_like", "randn_like", "bernoulli", "normal", "uniform", "new_empty", "empty", "empty_like",
+    ops: tuple[str, ...] = (
+        "rand", "randn", "rand_like", "randn_like", "bernoulli", "normal", "uniform", "new_empty", "empty",
+        "empty_like",
         "randint", "randperm", "normal_", "uniform_", "bernoulli_", "exponential", "exponential_", "randint_like",
     )  # fmt: skip
-    signature = ("input", "p")
+    signature: tuple[str, ...] = ("input", "p")
 
     def forward(self, call: Call) -> Result:
         name = call.op.rstrip("_").removesuffix("_like")
@@ -144,7 +145,8 @@ class Random(Rule):
             if isinstance(p, torch.fx.Node) or p is None:
                 source = call.of(p if isinstance(p, torch.fx.Node) else call.node.all_input_nodes[0])
                 p = source.mean
-            mean, variance = float(p), float(p) * (1 - float(p))
+            chance = float(str(p))
+            mean, variance = chance, chance * (1 - chance)
         shape = call.shape
         dims = dims_of(shape, default_roles(len(shape)))
         used = {a.role for d in dims for a in d}
@@ -158,7 +160,7 @@ class Random(Rule):
 class Constants(Rule):
     """zeros, ones, full, arange and their like, where the recorder kept no values."""
 
-    ops = (
+    ops: tuple[str, ...] = (
         "zeros", "zeros_like", "new_zeros", "ones", "ones_like", "new_ones", "full", "full_like", "new_full", "tensor",
         "scalar_tensor", "zero_", "fill_", "zero", "fill",
     )  # fmt: skip

@@ -37,7 +37,8 @@ class Normalisation(Rule):
     """x_hat = (x - mean) / std, y = gamma x_hat + beta.
 
     Backward (Ioffe & Szegedy 2015): dx = gamma/std [g - avg(g) - x_hat avg(g x_hat)], averages over what is normalised
-    together. With K_g the gradient's kernel, its energy is (gamma²/std²) [q - avg(K_g) - avg(K_{g x_hat})], averages over
+    together. With K_g the gradient's kernel, its energy is (gamma²/std²) [q - avg(K_g) - avg(K_{g x_hat})], averages
+    over
     all pairs; K_{g x_hat} sees the slopes of the activation that follows, because g = delta phi'(x_hat).
     """
 
@@ -66,8 +67,17 @@ class BatchNorm(Normalisation):
     Training removes the mean and v_c, exactly for a finite batch: Var = K.same - avg(K) over all pairs of the batch.
     """
 
-    ops = ("batch_norm", "sync_batch_norm", "native_batch_norm")
-    signature = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
+    ops: tuple[str, ...] = ("batch_norm", "sync_batch_norm", "native_batch_norm")
+    signature: tuple[str, ...] = (
+        "input",
+        "running_mean",
+        "running_var",
+        "weight",
+        "bias",
+        "training",
+        "momentum",
+        "eps",
+    )
 
     def _batch(self, call: Call) -> bool:
         return bool(call.plain("training", False)) or call.raw("running_mean") is None
@@ -82,6 +92,8 @@ class BatchNorm(Normalisation):
                 raise Unknown("batch norm of a constant")
             inverse = 1 / math.sqrt(variance + eps)
             mean, k = 0.0, (x.covariance - average) * inverse**2
+            if x.parts:
+                k = self._by_part(call, x, eps)
         else:
             running_mean, running_var = call.value("running_mean"), call.value("running_var")
             inverse = 1 / math.sqrt(max(running_var.mean, 0.0) + eps)
@@ -90,6 +102,17 @@ class BatchNorm(Normalisation):
         mean, k, _ = affine(call, k, mean)
         call.memo["inverse"] = inverse
         return Value(x.dims, mean, k, approximate=x.approximate, shape_on_grid=shape_of_input(x)).settled()
+
+    def _by_part(self, call: Call, x: Value, eps: float) -> Kernel:
+        """Channels of a concatenation: each is divided by the std of its own part."""
+        total, inverses = Kernel.constant(0.0), []
+        for share, part in x.parts:
+            average = part.covariance.mean_over(x.count("S"), x.positions)
+            inverse = 1 / math.sqrt(max(part.covariance.same - average, 0.0) + eps)
+            total = total + (part.covariance.without_local() - average) * (share * inverse**2)
+            inverses.append(inverse)
+        call.memo["inverses"] = inverses
+        return total
 
     def backward(self, call: Call, gradient: Gradient) -> Flow:
         x = channelled(call.value("input"))
@@ -103,21 +126,30 @@ class BatchNorm(Normalisation):
             x_hat = (source.u - out.mean) / scale
             along_x = gradient.weighted(source, x_hat).mean_over(samples, sizes)
             kernel = self.projected(call, gradient, (along_one, along_x), inverse)
-            kernel = kernel * inverse_variance_bias(source.correlation, samples, sizes)
+            few_samples = inverse_variance_bias(source.correlation, samples, sizes, 0.0)
+            weight_bias = inverse_variance_bias(source.correlation, samples, sizes, x.fluctuation) / few_samples
+            kernel = kernel * (few_samples * weight_bias)
         else:
             gamma = call.optional("weight")
             second = gamma.mean**2 + gamma.variance if gamma else 1.0
-            kernel = gradient.total() * (second * inverse**2)
-        yield call.node_of("input"), Gradient.fresh(settle(kernel, x.dims))
+            kernel, weight_bias = gradient.total() * (second * inverse**2), 1.0
+        flow = Gradient.fresh(settle(kernel, x.dims))
+        flow.weight_bias = weight_bias
+        if "inverses" in call.memo:
+            ratios = [(own / inverse) ** 2 for own in call.memo["inverses"]]
+            flow.parts = tuple(Gradient.fresh(settle(kernel * ratio, x.dims)) for ratio in ratios)
+        yield call.node_of("input"), flow
 
 
-def inverse_variance_bias(rho: Kernel, samples: int, sizes: tuple[int, ...]) -> float:
+def inverse_variance_bias(rho: Kernel, samples: int, sizes: tuple[int, ...], fluctuation: float) -> float:
     """E[1/s²] E[s²] for the variance s² of a channel over one batch.
 
-    Var[s²] = 2 sigma⁴ avg(rho²) over all pairs of the batch (Isserlis), so that few effectively independent samples make
-    the inverse larger on average: nu/(nu - 2) for a chi-square with 2/nu = that relative variance.
+    Var[s²] = 2 sigma⁴ avg(rho²) over all pairs of the batch (Isserlis), so that few effectively independent samples
+    make
+    the inverse larger on average: nu/(nu - 2) for a chi-square with 2/nu = that relative variance. So do few weights
+    per channel (depthwise kernels), whose sum of squares differs from channel to channel (``fluctuation``).
     """
-    relative = 2.0 * (rho * rho).mean_over(samples, sizes)
+    relative = 2.0 * (rho * rho).mean_over(samples, sizes) + fluctuation
     return 1.0 / (1.0 - min(max(relative, 0.0), 0.5))
 
 
@@ -217,8 +249,8 @@ class PerSample(Normalisation):
 class LayerNorm(PerSample):
     """Over the last dims (Ba et al. 2016)."""
 
-    ops = ("layer_norm", "native_layer_norm")
-    signature = ("input", "normalized_shape", "weight", "bias", "eps")
+    ops: tuple[str, ...] = ("layer_norm", "native_layer_norm")
+    signature: tuple[str, ...] = ("input", "normalized_shape", "weight", "bias", "eps")
 
     def over(self, call: Call, x: Value) -> tuple[int, tuple[int, ...]]:
         return grouped(x, len(call.plain("normalized_shape")))
@@ -235,8 +267,8 @@ def grouped(x: Value, last: int) -> tuple[int, tuple[int, ...]]:
 class RmsNorm(LayerNorm):
     """x / rms(x), nothing subtracted (Zhang & Sennrich 2019)."""
 
-    ops = ("rms_norm",)
-    signature = ("input", "normalized_shape", "weight", "eps")
+    ops: tuple[str, ...] = ("rms_norm",)
+    signature: tuple[str, ...] = ("input", "normalized_shape", "weight", "eps")
     centred = False
 
 
@@ -244,8 +276,8 @@ class RmsNorm(LayerNorm):
 class GroupNorm(PerSample):
     """Over the channels of a group and all positions of a sample (Wu & He 2018)."""
 
-    ops = ("group_norm",)
-    signature = ("input", "num_groups", "weight", "bias", "eps")
+    ops: tuple[str, ...] = ("group_norm",)
+    signature: tuple[str, ...] = ("input", "num_groups", "weight", "bias", "eps")
 
     def input(self, call: Call) -> Value:
         return channelled(call.value("input"))
@@ -258,8 +290,17 @@ class GroupNorm(PerSample):
 class InstanceNorm(PerSample):
     """Over the positions of one sample and channel (Ulyanov et al. 2016)."""
 
-    ops = ("instance_norm",)
-    signature = ("input", "running_mean", "running_var", "weight", "bias", "use_input_stats", "momentum", "eps")
+    ops: tuple[str, ...] = ("instance_norm",)
+    signature: tuple[str, ...] = (
+        "input",
+        "running_mean",
+        "running_var",
+        "weight",
+        "bias",
+        "use_input_stats",
+        "momentum",
+        "eps",
+    )
 
     def input(self, call: Call) -> Value:
         return channelled(call.value("input"))
@@ -272,8 +313,8 @@ class InstanceNorm(PerSample):
 class Normalize(Rule):
     """x / |x| over one dim: elements get variance 1/n of their share; backward like RMS norm."""
 
-    ops = ("normalize",)
-    signature = ("input", "p", "dim", "eps")
+    ops: tuple[str, ...] = ("normalize",)
+    signature: tuple[str, ...] = ("input", "p", "dim", "eps")
 
     def _inverse(self, call: Call) -> float:
         x = call.value("input")

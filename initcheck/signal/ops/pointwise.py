@@ -278,7 +278,7 @@ class Elementwise(Rule):
 class Unary(Elementwise):
     """Activations and other functions of one tensor."""
 
-    ops = tuple(UNARY)
+    ops: tuple[str, ...] = tuple(UNARY)
 
 
 def aligned(value: Value, others: Dims) -> Value:
@@ -301,8 +301,8 @@ class Sum(Elementwise):
     Yang & Schoenholz 2017, eq. 6 (residual networks).
     """
 
-    ops = ("add", "sub", "subtract", "rsub", "radd", "iadd", "isub")
-    signature = ("input", "other", "alpha")
+    ops: tuple[str, ...] = ("add", "sub", "subtract", "rsub", "radd", "iadd", "isub")
+    signature: tuple[str, ...] = ("input", "other", "alpha")
 
     def factors(self, call: Call) -> dict[torch.fx.Node, float]:
         """By how much each operand is multiplied."""
@@ -334,7 +334,9 @@ class Sum(Elementwise):
         result = Value(dims, mean, covariance, approximate=approximate, kept=kept)
         result.iid = all(v.iid for v in values)
         result.positive = all(v.positive and factors[n] >= 0 for n, v in zip(nodes, values, strict=True))
-        skewed = [(factors[n], v) for n, v in zip(nodes, values, strict=True) if not (v.normal or v.iid or is_number(v))]
+        skewed = [
+            (factors[n], v) for n, v in zip(nodes, values, strict=True) if not (v.normal or v.iid or is_number(v))
+        ]
         if skewed and math.isfinite(covariance.same):
             parts = [f * quantiles(v.own_grid().double().numpy(), v.own_source().at.weights) for f, v in skewed]
             rest = covariance.same - sum(f * f * v.variance for f, v in skewed)
@@ -391,8 +393,8 @@ def sum_of(parts: list[tuple[float, Value]]) -> Array:
 class Product(Elementwise):
     """a * b. Independent operands: second moments multiply, pair by pair; each gets the gradient times the other."""
 
-    ops = ("mul", "multiply", "imul", "rmul")
-    signature = ("input", "other")
+    ops: tuple[str, ...] = ("mul", "multiply", "imul", "rmul")
+    signature: tuple[str, ...] = ("input", "other")
 
     def across_sources(self, call: Call, moving: list[tuple[torch.fx.Node, Value]]) -> Result:
         _, values, dims = split_operands(call)
@@ -434,7 +436,7 @@ def inverse_of(below: Value) -> Value:
 class Quotient(Product):
     """a / b = a * (1/b), with 1/b on b's own grid."""
 
-    ops = ("div", "truediv", "true_divide", "divide", "itruediv", "idiv")
+    ops: tuple[str, ...] = ("div", "truediv", "true_divide", "divide", "itruediv", "idiv")
 
     def _factors(self, call: Call) -> tuple[tuple[torch.fx.Node, ...], tuple[Value, ...], Dims]:
         nodes, values, dims = split_operands(call)
@@ -462,15 +464,18 @@ class Quotient(Product):
 class Binary(Elementwise):
     """Other functions of several tensors: exact where all are expressions of one source, else unknown."""
 
-    ops = tuple(name for name in BINARY if name not in ("where",))
+    ops: tuple[str, ...] = tuple(name for name in BINARY if name not in ("where",))
 
 
 @register
 class Glu(Rule):
-    """GLU: a * sigmoid(b) for the two halves of a dim (Dauphin et al. 2017): independent channels, independent factors."""
+    """GLU.
 
-    ops = ("glu",)
-    signature = ("input", "dim")
+    A * sigmoid(b) for the two halves of a dim (Dauphin et al. 2017): independent channels, independent factors.
+    """
+
+    ops: tuple[str, ...] = ("glu",)
+    signature: tuple[str, ...] = ("input", "dim")
 
     def _gate(self, value: Value) -> tuple[Value, torch.Tensor]:
         half = value.fresh()

@@ -41,16 +41,19 @@ def _smoothed(excess: Array, kernel: tuple[int, ...], stride: tuple[int, ...]) -
         mask = (np.abs(lags) < n).reshape([-1 if a == axis else 1 for a in range(excess.ndim)])
         mirrored = mirrored * mask
         triangle = (taps - np.abs(np.arange(-taps + 1, taps))) / taps**2
-        smooth = np.apply_along_axis(lambda v, t=triangle: np.convolve(v, t, mode="same"), axis, mirrored)
         centre = reach + taps
-        excess = np.take(smooth, range(centre, centre + reach, step), axis=axis)
+        smooth = sum(
+            weight * np.take(mirrored, np.arange(centre, centre + reach, step) + shift, axis=axis)
+            for shift, weight in zip(range(-taps + 1, taps), triangle, strict=True)
+        )
+        excess = np.asarray(smooth)
     return excess
 
 
 class Pooling(Rule):
     """Geometry shared by the pooling ops."""
 
-    signature = ("input", "kernel_size", "stride", "padding")
+    signature: tuple[str, ...] = ("input", "kernel_size", "stride", "padding")
 
     def axes(self, call: Call) -> int:
         """Number of spatial axes, from the op's name."""
@@ -80,12 +83,21 @@ class Pooling(Rule):
 class AveragePooling(Pooling):
     """Mean over windows: v_p shrinks by the number of independent taps, v_c and v_s stay.
 
-    Zero padding counts as values (``count_include_pad``). Backward: each input gets 1/k² of the gradients of the windows that it is
+    Zero padding counts as values (``count_include_pad``). Backward: each input gets 1/k² of the gradients of the
+    windows that it is
     in. (Novak et al. 2019, sec. 3.2.2.)
     """
 
-    ops = ("avg_pool1d", "avg_pool2d", "avg_pool3d")
-    signature = ("input", "kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
+    ops: tuple[str, ...] = ("avg_pool1d", "avg_pool2d", "avg_pool3d")
+    signature: tuple[str, ...] = (
+        "input",
+        "kernel_size",
+        "stride",
+        "padding",
+        "ceil_mode",
+        "count_include_pad",
+        "divisor_override",
+    )
 
     def forward(self, call: Call) -> Result:
         axes = self.axes(call)
@@ -135,8 +147,8 @@ def spread_back(kernel: Kernel, windows: tuple[Window, ...]) -> Kernel:
 class AdaptiveAveragePooling(AveragePooling):
     """Mean over the inputs floor(i n/o) ... ceil((i+1) n/o); over all of them when the output is one."""
 
-    ops = ("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d")
-    signature = ("input", "output_size")
+    ops: tuple[str, ...] = ("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d")
+    signature: tuple[str, ...] = ("input", "output_size")
 
     def windows(self, call: Call, x: Value) -> tuple[Window, ...]:
         return adaptive_windows(x, call.shape, self.axes(call))
@@ -151,7 +163,9 @@ def adaptive_windows(x: Value, shape: tuple[int, ...], axes: int) -> tuple[Windo
 
 
 class Maximum(Pooling):
-    """Max over m positions: the outer variables (v_c, v_s, what the window shares) stay, the inner one is an order statistic.
+    """Max over m positions.
+
+    The outer variables (v_c, v_s, what the window shares) stay, the inner one is an order statistic.
 
     With u = outer + sqrt(v) e and a monotone expression f, max f(u) = f(max u), and max e has the density
     m Phi(e)^(m-1) phi(e). Non-monotone expressions and non-expressions are treated as Gaussian. Backward: only the
@@ -204,16 +218,30 @@ class Maximum(Pooling):
 class MaxPooling(Maximum):
     """F.max_pool; padding never wins."""
 
-    ops = ("max_pool1d", "max_pool2d", "max_pool3d", "max_pool2d_with_indices", "max_pool1d_with_indices")
-    signature = ("input", "kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
+    ops: tuple[str, ...] = (
+        "max_pool1d",
+        "max_pool2d",
+        "max_pool3d",
+        "max_pool2d_with_indices",
+        "max_pool1d_with_indices",
+    )
+    signature: tuple[str, ...] = (
+        "input",
+        "kernel_size",
+        "stride",
+        "padding",
+        "dilation",
+        "ceil_mode",
+        "return_indices",
+    )
 
 
 @register
 class AdaptiveMaxPooling(Maximum):
     """Max over about size/output positions."""
 
-    ops = ("adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d")
-    signature = ("input", "output_size")
+    ops: tuple[str, ...] = ("adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d")
+    signature: tuple[str, ...] = ("input", "output_size")
 
     def windows(self, call: Call, x: Value) -> tuple[Window, ...]:
         return adaptive_windows(x, call.shape, self.axes(call))
@@ -264,8 +292,9 @@ class OrderStatistic:
             r = min(max(rho / shared, -1.0), 1.0)
             return float(np.sum(squares * r ** np.arange(len(squares)))) + rest * max(r, 0.0) ** 64
 
-        # What positions share across samples (the pattern that zero padding leaves) sits in the inner variable: where it
-        # is all of it (inner correlation 1), another sample has the same maximum; where it is none, only the outer part.
+        # What positions share across samples (the pattern that zero padding leaves) sits in the inner variable: where
+        # it is all of it (inner correlation 1), another sample has the same maximum; where it is none, only the outer
+        # part is shared.
         inner = max(same - float(self.weights @ conditional**2), 0.0)
         pattern = min(max((self.rho.cross - self.rho.sample) / max(1 - self.shared, 1e-300), 0.0), 1.0)
         if self.shared <= 1e-9:

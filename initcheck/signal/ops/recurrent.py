@@ -1,7 +1,9 @@
 """LSTM, GRU and plain RNN over time: the cell's moments, iterated with quadrature.
 
-Pre-activations are Gaussian (sums over many units), u_t = b + xi_t: b is what stays over time (bias, the input's mean and
-its share common to all steps), xi_t is new at each step. Given b, the steps of one unit follow scalar recursions for the
+Pre-activations are Gaussian (sums over many units), u_t = b + xi_t: b is what stays over time (bias, the input's
+mean and
+its share common to all steps), xi_t is new at each step. Given b, the steps of one unit follow scalar recursions for
+the
 first two moments; the outer average is over the b of each gate. Gilboa et al. 2019 (mean field of LSTM and GRU), with
 the constant part kept. Backward: second moments of the gate gradients, step by step from the last.
 """
@@ -182,8 +184,18 @@ def summary(steps: Steps) -> tuple[float, Kernel]:
 class Recurrent(Rule):
     """A stack of recurrent layers, as ``torch.nn.LSTM``/``GRU``/``RNN`` call it."""
 
-    ops = ("lstm", "gru", "rnn_tanh", "rnn_relu")
-    signature = ("input", "hx", "params", "has_biases", "num_layers", "dropout", "train", "bidirectional", "batch_first")
+    ops: tuple[str, ...] = ("lstm", "gru", "rnn_tanh", "rnn_relu")
+    signature: tuple[str, ...] = (
+        "input",
+        "hx",
+        "params",
+        "has_biases",
+        "num_layers",
+        "dropout",
+        "train",
+        "bidirectional",
+        "batch_first",
+    )
 
     def forward(self, call: Call) -> Result:
         x = call.value("input")
@@ -238,8 +250,8 @@ class Recurrent(Rule):
         )
 
     def _finals(self, call: Call, last: Layer, x: Value, steps_dim: int) -> list[Value]:
-        finals = []
-        for second in ([last.steps.second[-1], last.steps.cell[-1]] if call.op == "lstm" else [last.steps.second[-1]]):
+        finals: list[Value] = []
+        for second in [last.steps.second[-1], last.steps.cell[-1]] if call.op == "lstm" else [last.steps.second[-1]]:
             shape = call.node.meta["val"][1 + len(finals)].shape
             roles = ["P"] + ["S"] * (len(shape) - 2) + ["C"]
             dims = tuple((Atom(r, int(n)),) if n > 1 else () for r, n in zip(roles, shape, strict=True))  # type: ignore[arg-type]
@@ -294,13 +306,15 @@ class Recurrent(Rule):
 class RecurrentCell(Rule):
     """One step of an LSTM, GRU or RNN cell (``torch.nn.LSTMCell`` and its like)."""
 
-    ops = ("lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell")
-    signature = ("input", "hx", "w_ih", "w_hh", "b_ih", "b_hh")
+    ops: tuple[str, ...] = ("lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell")
+    signature: tuple[str, ...] = ("input", "hx", "w_ih", "w_hh", "b_ih", "b_hh")
 
     def forward(self, call: Call) -> Result:
         x = call.value("input")
         raw = call.raw("hx")
-        states = [call.of(n) for n in (raw if isinstance(raw, (list, tuple)) else (raw,)) if isinstance(n, torch.fx.Node)]
+        states = [
+            call.of(n) for n in (raw if isinstance(raw, (list, tuple)) else (raw,)) if isinstance(n, torch.fx.Node)
+        ]
         values = [call.value("w_ih"), call.value("w_hh")]
         biases = [b for b in (call.optional("b_ih"), call.optional("b_hh")) if b is not None]
         w = CellWeights(

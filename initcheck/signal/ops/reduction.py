@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -36,8 +37,8 @@ def without(dims: Dims, over: tuple[int, ...], shape: tuple[int, ...]) -> Dims:
 class Mean(Rule):
     """Mean over dims: channels and positions average out, pair by pair. Backward: 1/n of the gradient to each."""
 
-    ops = ("mean", "nanmean", "sum", "nansum")
-    signature = ("input", "dim", "keepdim")
+    ops: tuple[str, ...] = ("mean", "nanmean", "sum", "nansum")
+    signature: tuple[str, ...] = ("input", "dim", "keepdim")
 
     def forward(self, call: Call) -> Result:
         x = call.value("input")
@@ -64,14 +65,14 @@ class Mean(Rule):
 class Spread(Rule):
     """var/std/norm over dims: nearly deterministic for many elements, relative fluctuation sqrt(2/n)."""
 
-    ops = ("var", "std", "norm", "linalg_vector_norm", "linalg_norm", "vector_norm")
-    signature = ("input", "dim", "correction", "keepdim")
+    ops: tuple[str, ...] = ("var", "std", "norm", "linalg_vector_norm", "linalg_norm", "vector_norm")
+    signature: tuple[str, ...] = ("input", "dim", "correction", "keepdim")
 
     def forward(self, call: Call) -> Result:
         x = call.value("input")
         if "norm" in call.op:
             self._euclidean(call)
-            given = call.node.kwargs.get("dim", call.node.args[2] if len(call.node.args) > 2 else None)
+            given: Any = call.node.kwargs.get("dim", call.node.args[2] if len(call.node.args) > 2 else None)
             over = tuple(range(len(x.dims))) if given is None else tuple(
                 int(d) % len(x.dims) for d in ((given,) if isinstance(given, int) else given)
             )  # fmt: skip
@@ -120,8 +121,8 @@ class Spread(Rule):
 class Extreme(Rule):
     """amax/max/min over a dim: expected extreme of n normals (Blom's approximation); the winner gets the gradient."""
 
-    ops = ("amax", "amin", "max", "min", "logsumexp")
-    signature = ("input", "dim", "keepdim")
+    ops: tuple[str, ...] = ("amax", "amin", "max", "min", "logsumexp")
+    signature: tuple[str, ...] = ("input", "dim", "keepdim")
 
     def forward(self, call: Call) -> Result:
         x = call.value("input")
@@ -167,8 +168,8 @@ def extreme(n: int) -> tuple[float, float]:
 class Cumulative(Rule):
     """cumsum over positions: on average half of them, plus what they share."""
 
-    ops = ("cumsum",)
-    signature = ("input", "dim")
+    ops: tuple[str, ...] = ("cumsum",)
+    signature: tuple[str, ...] = ("input", "dim")
 
     def forward(self, call: Call) -> Result:
         x = call.value("input")

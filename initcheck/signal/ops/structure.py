@@ -29,42 +29,40 @@ class Passing(Rule):
 class Identity(Passing):
     """Casts, copies, contiguity: nothing changes."""
 
-    ops = tuple(
-        [
-            "identity",
-            "contiguous",
-            "clone",
-            "to",
-            "type",
-            "type_as",
-            "float",
-            "double",
-            "half",
-            "bfloat16",
-            "alias",
-            "cpu",
-            "cuda",
-            "requires_grad_",
-            "_to_copy",
-            "lift_fresh",
-            "dropout_eval",
-            "data",
-            "view_as_real",
-            "detach_",
-            "checkpoint_name",
-            "graph_break",
-            "ensure_contiguous",
-            "positive_",
-            "long",
-            "int",
-            "bool",
-            "__deepcopy__",
-            "wait_tensor",
-            "channel_shuffle",
-            "resolve_conj",
-            "resolve_neg",
-            "pin_memory",
-        ]
+    ops: tuple[str, ...] = (
+        "identity",
+        "contiguous",
+        "clone",
+        "to",
+        "type",
+        "type_as",
+        "float",
+        "double",
+        "half",
+        "bfloat16",
+        "alias",
+        "cpu",
+        "cuda",
+        "requires_grad_",
+        "_to_copy",
+        "lift_fresh",
+        "dropout_eval",
+        "data",
+        "view_as_real",
+        "detach_",
+        "checkpoint_name",
+        "graph_break",
+        "ensure_contiguous",
+        "positive_",
+        "long",
+        "int",
+        "bool",
+        "__deepcopy__",
+        "wait_tensor",
+        "channel_shuffle",
+        "resolve_conj",
+        "resolve_neg",
+        "pin_memory",
     )
 
     def forward(self, call: Call) -> Result:
@@ -77,7 +75,7 @@ class Identity(Passing):
 class Detach(Identity):
     """A copy that no gradient passes."""
 
-    ops = ("detach", "stop_gradient")
+    ops: tuple[str, ...] = ("detach", "stop_gradient")
 
     def backward(self, call: Call, gradient: Gradient) -> Flow:
         return ()
@@ -87,21 +85,19 @@ class Detach(Identity):
 class Reshape(Passing):
     """view/reshape/flatten/squeeze/unsqueeze: the atoms of the dims, in order, grouped anew."""
 
-    ops = tuple(
-        [
-            "view",
-            "reshape",
-            "flatten",
-            "unflatten",
-            "squeeze",
-            "unsqueeze",
-            "view_as",
-            "reshape_as",
-            "_unsafe_view",
-            "ravel",
-            "getitem_none",
-            "as_strided_same",
-        ]
+    ops: tuple[str, ...] = (
+        "view",
+        "reshape",
+        "flatten",
+        "unflatten",
+        "squeeze",
+        "unsqueeze",
+        "view_as",
+        "reshape_as",
+        "_unsafe_view",
+        "ravel",
+        "getitem_none",
+        "as_strided_same",
     )
 
     def forward(self, call: Call) -> Result:
@@ -141,7 +137,19 @@ def restructured(value: Value, shape: Sequence[int]) -> Value:
 class Permute(Passing):
     """permute/transpose/movedim: dims reordered, and the position axes with them."""
 
-    ops = ("permute", "transpose", "t", "swapaxes", "swapdims", "movedim", "moveaxis", "T", "mT", "adjoint", "numpy_T")
+    ops: tuple[str, ...] = (
+        "permute",
+        "transpose",
+        "t",
+        "swapaxes",
+        "swapdims",
+        "movedim",
+        "moveaxis",
+        "T",
+        "mT",
+        "adjoint",
+        "numpy_T",
+    )
 
     def order(self, call: Call, ndim: int) -> list[int]:
         """For each output dim, the input dim."""
@@ -165,10 +173,8 @@ class Permute(Passing):
         value = call.of(call.node.all_input_nodes[0])
         order = self.order(call, len(value.dims))
         call.memo["order"] = order
-        first: list[int] = []
-        for dim in value.dims:
-            first.append(first[-1] + counts if first else 0)
-            counts = sum(a.role == "P" for a in dim)
+        counts = [sum(a.role == "P" for a in dim) for dim in value.dims]
+        first = [sum(counts[:d]) for d in range(len(counts))]
         sources = [first[d] + i for d in order for i in range(sum(a.role == "P" for a in value.dims[d]))]
         profile, local = carried(value, sources)
         result = value.viewed(tuple(value.dims[d] for d in order), profile, local)
@@ -201,7 +207,15 @@ class Permute(Passing):
 class Expand(Rule):
     """Copies along new dims. Backward sums over the copies."""
 
-    ops = ("expand", "expand_as", "broadcast_to", "repeat", "tile", "repeat_interleave", "broadcast_tensors")
+    ops: tuple[str, ...] = (
+        "expand",
+        "expand_as",
+        "broadcast_to",
+        "repeat",
+        "tile",
+        "repeat_interleave",
+        "broadcast_tensors",
+    )
 
     def forward(self, call: Call) -> Result:
         value = call.of(call.node.all_input_nodes[0])
@@ -258,7 +272,7 @@ class Expand(Rule):
 class Split(Rule):
     """split/chunk/unbind: parts of one population; along channels they are independent of each other."""
 
-    ops = (
+    ops: tuple[str, ...] = (
         "split",
         "chunk",
         "unbind",
@@ -269,7 +283,7 @@ class Split(Rule):
         "unsafe_chunk",
         "unsafe_split",
     )
-    signature = ("input", "split_size_or_sections", "dim")
+    signature: tuple[str, ...] = ("input", "split_size_or_sections", "dim")
 
     def forward(self, call: Call) -> Result:
         value = call.value("input")
@@ -342,31 +356,29 @@ class Take(Rule):
     Backward: the gradient lands on the elements that were taken (their share of all), zero elsewhere.
     """
 
-    ops = tuple(
-        [
-            "narrow",
-            "select",
-            "index_select",
-            "gather",
-            "take",
-            "slice",
-            "take_along_dim",
-            "index",
-            "masked_select",
-            "diagonal",
-            "crop",
-            "roll",
-            "flip",
-            "fliplr",
-            "flipud",
-            "rot90",
-            "topk_values",
-            "unfold_view",
-            "slice_scatter_take",
-            "getslice",
-            "select_copy",
-            "slice_copy",
-        ]
+    ops: tuple[str, ...] = (
+        "narrow",
+        "select",
+        "index_select",
+        "gather",
+        "take",
+        "slice",
+        "take_along_dim",
+        "index",
+        "masked_select",
+        "diagonal",
+        "crop",
+        "roll",
+        "flip",
+        "fliplr",
+        "flipud",
+        "rot90",
+        "topk_values",
+        "unfold_view",
+        "slice_scatter_take",
+        "getslice",
+        "select_copy",
+        "slice_copy",
     )
 
     def forward(self, call: Call) -> Result:
@@ -395,15 +407,15 @@ class Take(Rule):
 class GetItem(Rule):
     """x[...]: an output of a tuple, or a slice of a tensor."""
 
-    ops = ("getitem",)
-    signature = ("input", "index")
+    ops: tuple[str, ...] = ("getitem",)
+    signature: tuple[str, ...] = ("input", "index")
 
     def forward(self, call: Call) -> Result:
         source = call.raw("input")
         whole = call.values.get(source)
         if isinstance(whole, tuple):
             index = int(call.raw("index"))
-            chosen = whole[index] if -len(whole) <= index < len(whole) else None
+            chosen: Value | None = whole[index] if -len(whole) <= index < len(whole) else None
             if chosen is None:
                 raise NotReady(str(source))
             return chosen
@@ -487,8 +499,8 @@ def mixture(parts: list[tuple[float, Value]]) -> tuple[float, Kernel]:
 class Concatenate(Rule):
     """cat/stack: a mixture of its parts; each gets its own slice of the gradient."""
 
-    ops = ("cat", "concat", "concatenate", "stack", "hstack", "vstack", "dstack")
-    signature = ("tensors", "dim")
+    ops: tuple[str, ...] = ("cat", "concat", "concatenate", "stack", "hstack", "vstack", "dstack")
+    signature: tuple[str, ...] = ("tensors", "dim")
 
     def _parts(self, call: Call) -> list[tuple[torch.fx.Node, Value]]:
         raw = call.raw("tensors")
@@ -552,7 +564,7 @@ class Concatenate(Rule):
         parts = self._parts(call)
         if gradient.parts and len(gradient.parts) == len(parts):
             for (node, value), own in zip(parts, gradient.parts, strict=True):
-                yield node, own.mapped(lambda k, d=value.dims: settle(k, d))
+                yield node, Gradient.fresh(settle(own.collapsed(), value.dims))
             return
         kernel = gradient.collapsed().without_local()
         for node, value in parts:
@@ -576,8 +588,8 @@ def adapted(value: Value, dims: Dims) -> Dims:
 class Pad(Rule):
     """F.pad: zeros dilute (exactly, as a profile); reflected, replicated and circular padding repeats what is there."""
 
-    ops = ("pad", "constant_pad_nd")
-    signature = ("input", "pad", "mode", "value")
+    ops: tuple[str, ...] = ("pad", "constant_pad_nd")
+    signature: tuple[str, ...] = ("input", "pad", "mode", "value")
 
     def forward(self, call: Call) -> Result:
         value = call.value("input")
@@ -602,7 +614,7 @@ class Pad(Rule):
 
         pads = [int(p) for p in call.plain("pad")]
         old = iter(value.covariance.profile or (None,) * len(value.positions))
-        result = []
+        result: list[Any] = []
         for i, (before, after) in enumerate(zip(value.dims, dims, strict=True)):
             mine = [next(old) for a in before if a.role == "P"]
             count = sum(a.role == "P" for a in after)
@@ -630,8 +642,8 @@ class Pad(Rule):
 class Upsample(Rule):
     """Nearest copies each element; (bi)linear averages neighbours. Backward sums over the copies."""
 
-    ops = ("interpolate", "upsample", "upsample_nearest", "upsample_bilinear")
-    signature = ("input", "size", "scale_factor", "mode", "align_corners")
+    ops: tuple[str, ...] = ("interpolate", "upsample", "upsample_nearest", "upsample_bilinear")
+    signature: tuple[str, ...] = ("input", "size", "scale_factor", "mode", "align_corners")
 
     def _kept(self, call: Call, value: Value) -> tuple[float, float]:
         """Share of v_p that survives interpolation, and the growth of the number of positions."""
@@ -677,13 +689,13 @@ class Upsample(Rule):
 class PixelShuffle(Passing):
     """pixel_shuffle/unshuffle: channels become positions (independent ones), or positions channels."""
 
-    ops = ("pixel_shuffle", "pixel_unshuffle")
+    ops: tuple[str, ...] = ("pixel_shuffle", "pixel_unshuffle")
 
     def forward(self, call: Call) -> Result:
         value = call.of(call.node.all_input_nodes[0])
+        roles: tuple[Role, ...] = ("S", "C", "P", "P")
         dims = tuple(
-            () if n == 1 else (Atom(r, n),)
-            for r, n in zip(("S", "C", "P", "P")[-len(call.shape) :], call.shape, strict=True)
+            () if n == 1 else (Atom(r, n),) for r, n in zip(roles[-len(call.shape) :], call.shape, strict=True)
         )
         k = value.covariance
         return value.viewed(dims).fresh(dims, covariance=Kernel(k.same, k.far, k.cross, k.sample)).settled()
@@ -693,8 +705,8 @@ class PixelShuffle(Passing):
 class Unfold(Rule):
     """unfold: windows of positions side by side; F.unfold puts the taps into the channels, x.unfold into a new dim."""
 
-    ops = ("unfold",)
-    signature = ("input", "dimension", "size", "step")
+    ops: tuple[str, ...] = ("unfold",)
+    signature: tuple[str, ...] = ("input", "dimension", "size", "step")
 
     def forward(self, call: Call) -> Result:
         value = call.value("input")
@@ -726,8 +738,8 @@ class Unfold(Rule):
 class Fold(Rule):
     """F.fold: overlapping windows add up (their overlapping taps taken as independent)."""
 
-    ops = ("fold",)
-    signature = ("input", "output_size", "kernel_size")
+    ops: tuple[str, ...] = ("fold",)
+    signature: tuple[str, ...] = ("input", "output_size", "kernel_size")
 
     def forward(self, call: Call) -> Result:
         value = call.value("input")
@@ -784,8 +796,8 @@ class Written(Rule):
 class SetItem(Written):
     """x[index] = value."""
 
-    ops = ("setitem", "copy", "index_copy", "index_put", "scatter", "slice_scatter", "masked_scatter")
-    signature = ("input", "index", "value", "source")
+    ops: tuple[str, ...] = ("setitem", "copy", "index_copy", "index_put", "scatter", "slice_scatter", "masked_scatter")
+    signature: tuple[str, ...] = ("input", "index", "value", "source")
 
     def parts(self, call: Call) -> tuple[torch.fx.Node, Any, float]:
         node = call.node.all_input_nodes[0]
@@ -803,8 +815,8 @@ class SetItem(Written):
 class WriteView(Written):
     """``base`` after a write to another view of its storage."""
 
-    ops = ("write_view",)
-    signature = ("input", "value")
+    ops: tuple[str, ...] = ("write_view",)
+    signature: tuple[str, ...] = ("input", "value")
 
     def parts(self, call: Call) -> tuple[torch.fx.Node, Any, float]:
         return call.node_of("input"), call.raw("value"), float(call.node.meta.get("share", 1.0))
@@ -814,8 +826,8 @@ class WriteView(Written):
 class Top(Rule):
     """topk/sort: the largest of a row: expected order statistics of the part that varies along it."""
 
-    ops = ("topk", "sort")
-    signature = ("input", "k", "dim")
+    ops: tuple[str, ...] = ("topk", "sort")
+    signature: tuple[str, ...] = ("input", "k", "dim")
 
     def forward(self, call: Call) -> Result:
         from initcheck.signal.ops.reduction import extreme
@@ -836,4 +848,7 @@ class Top(Rule):
         value = call.value("input")
         share = min(math.prod(call.shape) / max(math.prod(value.shape), 1), 1.0)
         k = gradient.collapsed() * share
-        yield call.node_of("input"), Gradient.fresh(settle(Kernel(k.same, k.far * share, k.cross * share, k.sample * share), value.dims))
+        yield (
+            call.node_of("input"),
+            Gradient.fresh(settle(Kernel(k.same, k.far * share, k.cross * share, k.sample * share), value.dims)),
+        )
