@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.distributions import Distribution
 from torch.nn.parameter import is_lazy
 
 from initcheck.tracing.copies import Copy, enter_inputs, fake_copy, real_copy, unwrapped
@@ -197,17 +198,24 @@ def attributes_kept(model: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """torch warns and logs about what it meets on fake tensors; whatever matters is in the trace or its reason."""
+    """No warnings, logs or checks of values that fake tensors do not have.
+
+    torch warns and logs about what it meets on fake tensors (whatever matters is in the trace or its reason), and
+    ``torch.distributions`` asks whether parameters and values lie in their support.
+    """
     logger = logging.getLogger("torch._subclasses.fake_tensor")
     level = logger.level
+    validates = Distribution._validate_args
     eager = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else contextlib.nullcontext()
     with warnings.catch_warnings(), eager:
         warnings.simplefilter("ignore")
         logger.setLevel(logging.CRITICAL + 1)
+        Distribution.set_default_validate_args(False)
         try:
             yield
         finally:
             logger.setLevel(level)
+            Distribution.set_default_validate_args(validates)
 
 
 def describe(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:

@@ -44,13 +44,15 @@ def primary_output(out: Any) -> torch.Tensor | None:
     """The tensor that receives the unit gradient.
 
     A mapping's (or a dataclass's) ``logits``, else its ``last_hidden_state``, else the first floating-point tensor
-    with more than one element, else the first floating-point tensor. None if the model returns no such tensor.
+    with more than one element, else the first floating-point tensor. Where autograd is on, tensors that depend on no
+    parameter (inputs handed back) come last. None if the model returns no floating-point tensor.
     """
     for name in _PREFERRED:
         value = out.get(name) if isinstance(out, Mapping) else getattr(out, name, None) if _is_record(out) else None
         if isinstance(value, torch.Tensor) and (value.is_floating_point() or value.is_complex()):
             return value
     floating = [t for t in output_tensors(out) if t.is_floating_point() or t.is_complex()]
+    floating.sort(key=lambda t: t.grad_fn is None)  # stable: the order of the outputs decides otherwise
     return next((t for t in floating if t.dim() > 0 and t.numel() > 1), floating[0] if floating else None)
 
 
