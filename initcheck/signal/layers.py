@@ -94,6 +94,8 @@ def layer_rows(
     owners: dict[str, list[ParameterRecord]] = {}
     for record in trace.parameters.values():
         owners.setdefault(record.module, []).append(record)
+        for alias in record.aliases:  # a tied weight makes a layer of every module that holds it
+            owners.setdefault(alias.rpartition(".")[0], []).append(record)
     weights = {path: weight_of(records) for path, records in owners.items()}
     outputs = output_nodes(trace.graph, {path for path, w in weights.items() if w is not None})
     rows, nodes = [], {}
