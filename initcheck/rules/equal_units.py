@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from initcheck.findings import Evidence, Finding, Fix, Location, RewriteCall, Severity
 from initcheck.rules.base import ModelContext, finding
+from initcheck.rules.scale import structure_of
 from initcheck.rules.symmetry import Symmetric, symmetry_of
 from initcheck.rules.writes import (
     agreed,
@@ -16,9 +17,16 @@ from initcheck.rules.writes import (
     final_write,
     layer_location,
     listed,
-    rewrite,
     suggestions_for,
 )
+
+_STANDARD: dict[str, tuple[str, tuple[tuple[str, str], ...]]] = {
+    "tanh": ("xavier_normal_", (("gain", "5 / 3"),)),
+    "sigmoid": ("xavier_normal_", ()),
+    "softsign": ("xavier_normal_", ()),
+    "selu": ("kaiming_normal_", (("nonlinearity", "'linear'"),)),
+}
+"""Glorot's scheme for activations that are linear at zero, LeCun's for SELU, He's for all others."""
 
 
 def equal_unit_findings(context: ModelContext, code: str, *, zero: bool) -> Iterator[Finding]:
@@ -46,14 +54,10 @@ def _finding(
         who = f"all {first.units} units of `{names[0]}`"
     else:
         who = f"the units of {counted(len(layers), 'layer')} ({listed(names)})"
-    suggestions = suggestions_for([layer.record for layer in layers], context)
-    suggestion = agreed(suggestions)
-    edit = rewrite(where, suggestion, context) if suggestion is not None and is_call else None
-    function, arguments = (
-        (suggestion.function, suggestion.arguments)
-        if suggestion is not None
-        else ("kaiming_normal_", (("nonlinearity", "'relu'"),))
-    )
+    function, arguments = _scheme(context, layers)
+    edit = None
+    if is_call and context.source is not None and where.path == context.source.path and where.end_line:
+        edit = RewriteCall(where, function, arguments)
     return finding(
         code,
         f"{who} start with the same weights ({what}){_outcome(first)}",
@@ -67,6 +71,16 @@ def _finding(
         layers=len(layers),
         units=first.units,
     )
+
+
+def _scheme(context: ModelContext, layers: list[Symmetric]) -> tuple[str, tuple[tuple[str, str], ...]]:
+    """The suggested call if it is one named scheme for all the layers, else the standard one of their activation."""
+    main = agreed(suggestions_for([layer.record for layer in layers], context))
+    if main is not None and main.function not in ("normal_", "uniform_"):
+        return main.function, main.arguments
+    uses = structure_of(context).by_parameter()
+    activation = next((uses[e.record.name].activation.name for e in layers if e.record.name in uses), "")
+    return _STANDARD.get(activation, ("kaiming_normal_", (("nonlinearity", "'relu'"),)))
 
 
 def _outcome(layer: Symmetric) -> str:

@@ -57,7 +57,7 @@ def _origin(record: ParameterRecord, context: ModelContext) -> str | None:
 
 
 def _drawn(record: ParameterRecord) -> bool:
-    """Whether it is a matrix of random elements: unit norm weights are equal everywhere, and equal biases harm nobody."""
+    """Whether it is a matrix of random elements: norm weights are equal everywhere, and equal biases harm nobody."""
     return len(record.shape) >= 2 and record.distribution.std > 0 and record.distribution.kind != "constant"
 
 

@@ -163,7 +163,8 @@ def _finding(context: ModelContext, where: Location, cases: list[tuple[WeightUse
         model=context.trace.model,
         parameter=use.record.name,
         evidence=(
-            f"read: 1/sqrt({read:g}) = {read**-0.5:.3g}; right: 1/sqrt({use.fans.fan_in:g}) = {use.fans.fan_in**-0.5:.3g}",
+            f"read: 1/sqrt({read:g}) = {read**-0.5:.3g}; "
+            f"right: 1/sqrt({use.fans.fan_in:g}) = {use.fans.fan_in**-0.5:.3g}",
         ),
         suggestion=suggestion,
         fix=fix,

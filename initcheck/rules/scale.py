@@ -269,7 +269,8 @@ def _direction(context: ModelContext, code: str, culprit: Culprit, verdict: Cons
     assert verdict.severity is not None
     what = "gradient" if backward else "signal"
     verb = "vanishes" if verdict.kind == "vanishing" else "explodes"
-    message = f"the {what} {verb}: {_span(verdict, backward=backward)}; {_blame(culprit, backward=backward)}{_effect(verdict)}"
+    span, blame = _span(verdict, backward=backward), _blame(culprit, backward=backward)
+    message = f"the {what} {verb}: {span}; {blame}{_effect(verdict)}"
     suggestion, fix = mend(context, culprit, verdict.severity)
     return finding(
         code,
@@ -410,7 +411,7 @@ def mend(context: ModelContext, culprit: Culprit, severity: Severity) -> tuple[s
 
 def _general(culprit: Culprit) -> str:
     """Where the solver has nothing to say: the standard scheme of the activation."""
-    activation = next((use.activation for use in culprit.uses if use.activation), "")
+    activation = next((use.activation.name for use in culprit.uses if use.activation.name), "")
     if activation in ("relu", "leaky_relu", "relu6", "prelu", "gelu", "silu", ""):
         return "nn.init.kaiming_normal_(module.weight, nonlinearity='relu')"
     return f"nn.init.xavier_normal_(module.weight, gain=initcheck.init.gain({activation!r}))"

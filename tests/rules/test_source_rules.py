@@ -173,6 +173,20 @@ FOUND = {
         """,
         [("IC301", 2)],
     ),
+    "IC104 written after weight_norm": (
+        """
+        from torch.nn.utils import weight_norm
+        class Block(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.conv1 = weight_norm(nn.Conv1d(4, 4, 3))
+                self.init_weights()
+
+            def init_weights(self):
+                self.conv1.weight.data.normal_(0, 0.01)
+        """,
+        [("IC104", 9)],
+    ),
     "IC101 never written": (
         """
         class CRF(nn.Module):
@@ -319,6 +333,21 @@ QUIET = {
                 self.scale = nn.Parameter(torch.empty(3, 3))
 
         A().load_state_dict(torch.load("a.pt"))
+        """,
+    "written before weight_norm, and another layer after": """
+        class Block(nn.Module):
+            def __init__(self):
+                self.other = nn.Conv1d(4, 4, 3)
+                conv = nn.Conv1d(4, 4, 3)
+                conv.weight.data.normal_(0, 0.01)
+                self.conv = nn.utils.weight_norm(conv)
+                self.other.weight.data.normal_(0, 0.01)
+        """,
+    "the old spectral_norm": """
+        class Block(nn.Module):
+            def __init__(self):
+                self.conv = nn.utils.spectral_norm(nn.Conv1d(4, 4, 3))
+                nn.init.xavier_uniform_(self.conv.weight)
         """,
     "a file without torch": "x = 1\n",
 }
