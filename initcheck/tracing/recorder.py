@@ -330,6 +330,9 @@ class Recorder(TorchFunctionMode):
         """(result on fake tensors, result on real ones where the operands' values are known)."""
         if self.fake is None:
             return func(*args, **kwargs), None
+        _check_dtypes(name, operands)
+        if name == "embedding" and len(operands) == 2:
+            self._check_indices(*sorted(operands, key=torch.is_floating_point))
         if name in _TYPICAL and not operands:
             return self._typical(func, name, args, kwargs)
         computable = name not in RANDOM and all(id(t) in self.known for t in operands)
@@ -349,6 +352,15 @@ class Recorder(TorchFunctionMode):
                 raise
             out = self._faked(real)  # its shape depends on values (``nonzero``), which are known here
         return out, real if done else None
+
+    def _check_indices(self, indices: torch.Tensor, table: torch.Tensor) -> None:
+        """Fake kernels do not look at indices; those whose values are known can be."""
+        known = self.known.get(id(indices))
+        if known is not None and known.value.numel() and table.dim() == 2:
+            with unset_fake_temporarily():
+                low, high = (int(v) for v in torch.aminmax(known.value))
+            if low < 0 or high >= table.shape[0]:
+                raise IndexError("index out of range in self")
 
     def _typical(self, func: Any, name: str, args: Any, kwargs: Any) -> tuple[Any, Any]:
         """A small random tensor made from nothing: control flow (layer drop) goes by a typical value of it."""
@@ -379,6 +391,28 @@ class Recorder(TorchFunctionMode):
 def _inner(func: Any) -> bool:
     """Whether torch itself calls an ATen op here: the work of a fake kernel, not of the model."""
     return isinstance(func, torch._ops.OpOverload) and kind_of(sys._getframe(3).f_code.co_filename) == "torch"
+
+
+_SAME_DTYPE = frozenset(
+    ("linear", "bilinear", "matmul", "rmatmul", "mm", "bmm", "mv", "addmm", "baddbmm", "conv1d", "conv2d", "conv3d",
+     "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_cell",
+     "gru_cell", "rnn_tanh_cell", "rnn_relu_cell")
+)  # fmt: skip
+
+
+_TYPE_NAMES = {
+    torch.float32: "Float", torch.float64: "Double", torch.float16: "Half", torch.bfloat16: "BFloat16",
+    torch.int64: "Long", torch.int32: "Int", torch.int16: "Short", torch.int8: "Char", torch.uint8: "Byte",
+    torch.bool: "Bool",
+}  # fmt: skip
+
+
+def _check_dtypes(name: str, operands: list[torch.Tensor]) -> None:
+    """Fake kernels promote dtypes where the real ones refuse to."""
+    if name in _SAME_DTYPE and len(operands) > 1 and not torch.is_autocast_enabled(operands[0].device.type):
+        first, second = (_TYPE_NAMES.get(t.dtype, str(t.dtype)) for t in operands[:2])
+        if first != second:
+            raise RuntimeError(f"mat1 and mat2 must have the same dtype, but got {first} and {second}")
 
 
 class _Dispatches(TorchDispatchMode):  # type: ignore[no-untyped-call]
