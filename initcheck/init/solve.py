@@ -16,7 +16,6 @@ from initcheck.init.structure import (
     NORM_OPS,
     RECURRENT_OPS,
     Activation,
-    Branch,
     Structure,
     WeightUse,
     analyse,
@@ -34,6 +33,8 @@ MARGIN = math.log(1.3)
 """How far inside the band the solution should lie."""
 SHORT = 4
 """A run of at most so many weights between two normalisations (or the model's ends) gathers no drift worth repair."""
+MANY_BRANCHES = 10
+"""From so many residual branches on, the scaling of a branch is shared by its layers."""
 FAR = 10.0
 """Within such a run only a weight this far from its standard scale is changed."""
 DRIFT = math.log(1.5)
@@ -52,6 +53,8 @@ class _Solver:
     protected: frozenset[str]
     depths: Mapping[Activation, int]
     """How many layers feed each activation."""
+    shares: dict[str, float] = field(default_factory=dict)
+    """Weights of residual branches to the factor on their usual scale."""
     chosen: dict[str, float] = field(default_factory=dict)
     """Parameter to the standard deviation it should have."""
     reasons: dict[str, str] = field(default_factory=dict)
@@ -133,8 +136,8 @@ def _mend_faulty(solver: _Solver) -> None:
         distribution, record = use.record.distribution, use.record
         if distribution.kind == "uninitialised":
             reason = "never written"
-        elif record.shape[0] > 1 and (distribution.kind == "constant" or record.equal_rows):
-            zero = distribution.kind == "constant" and distribution.mean == 0.0
+        elif record.shape[0] > 1 and (_constant(distribution) or record.equal_rows):
+            zero = _constant(distribution) and distribution.mean == 0.0
             if use.feeds == "output":
                 heads.append(name)
                 continue
@@ -150,23 +153,23 @@ def _mend_faulty(solver: _Solver) -> None:
             solver.chosen[name], solver.reasons[name] = solver.standard(solver.uses[name]), _ALIKE
 
 
+def _constant(distribution: Distribution) -> bool:
+    return distribution.known and distribution.std == 0.0
+
+
 def _standardise(solver: _Solver) -> None:
     """Standard schemes for the weights that carry the signal and are not already good; residual branches scaled."""
-    unscaled = {branch.last: branch for branch in solver.structure.branches if not branch.normalised}
-    depths = _stream_depths(solver.structure.branches)
+    shares = _branch_shares(solver)
+    solver.shares = {name: share.factor for name, share in shares.items()}
     for name, use in solver.uses.items():
         record = use.record
         if not _adjustable(use):
             continue
         std, reason = solver.standard(use), _why(use)
-        if name in unscaled:
-            if record.distribution.kind == "constant" and record.distribution.mean == 0.0:
+        if name in shares:
+            if _constant(record.distribution) and record.distribution.mean == 0.0:
                 continue
-            count = depths[unscaled[name].stream]
-            std, reason = (
-                std / math.sqrt(count),
-                f"last layer of one of {count} residual branches, scaled by 1/√{count}",
-            )
+            std, reason = std * shares[name].factor, shares[name].reason
         now = record.distribution
         slack = FAR if name in solver.protected else GOOD
         if name not in solver.chosen and now.known and abs(now.mean) < 0.1 * now.std and _near(now.std, std, slack):
@@ -190,11 +193,34 @@ def _adjustable(use: WeightUse) -> bool:
     return use.record.requires_grad and use.op not in RECURRENT_OPS and use.feeds != "norm" and use.on_signal
 
 
-def _stream_depths(branches: list[Branch]) -> dict[int, int]:
-    counts: dict[int, int] = {}
+@dataclass(frozen=True, slots=True)
+class _Share:
+    """A weight's part in scaling its residual branch."""
+
+    factor: float
+    reason: str
+
+
+def _branch_shares(solver: _Solver) -> dict[str, _Share]:
+    """Factors that scale every norm-free residual branch by 1/√L, L the number of branches on its stream.
+
+    The stream's variance then grows by a factor (1 + 1/L)^L < e in all. A few branches are scaled at their last layer;
+    with many, that layer's small weights would starve the layers before it of gradient, so all layers of the branch
+    share the factor (as Fixup's L^(-1/(2m-2)) does), but for those that make attention scores.
+    """
+    branches = [branch for branch in solver.structure.branches if not branch.normalised]
+    counts = Counter(branch.stream for branch in branches)
+    shares: dict[str, _Share] = {}
     for branch in branches:
-        counts[branch.stream] = counts.get(branch.stream, 0) + 1
-    return counts
+        count = counts[branch.stream]
+        sharing = [p for p in branch.parameters if solver.uses[p].feeds != "attention"]
+        if count < MANY_BRANCHES or len(sharing) < 2:
+            reason = f"last layer of one of {count} residual branches, scaled by 1/√{count}"
+            shares[branch.last] = _Share(count**-0.5, reason)
+            continue
+        reason = f"one of {len(sharing)} layers of one of {count} residual branches, scaled by 1/√{count} together"
+        shares.update(dict.fromkeys(sharing, _Share(count ** (-0.5 / len(sharing)), reason)))
+    return shares
 
 
 def _correct(solver: _Solver) -> None:
@@ -222,7 +248,7 @@ def _rescale(solver: _Solver, judged: list[LayerHealth]) -> bool:
         use = layer.use
         before = [shift[n] for n in _weights_before(use.node, shift)]
         incoming = sum(before) / len(before) if before else 0.0
-        expected = layer.forward + incoming - math.log(solver.target(use))
+        expected = layer.forward + incoming - math.log(solver.target(use) * solver.shares.get(use.parameter, 1.0))
         correction = 0.0
         adjustable = _adjustable(use) and (use.parameter not in solver.protected or use.parameter in solver.chosen)
         if adjustable and use.parameter not in last_of_branch and abs(expected) > DRIFT:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -292,10 +292,21 @@ def _branches(trace: Trace, order: dict[torch.fx.Node, int], uses: list[WeightUs
             continue
         norms = any(op_of(n) in NORM_OPS for n in inside)
         scaled = any(op_of(n) in {"mul", "div"} and _adds_constant(n) for n in _after_last_weight(inside, at, order))
-        stream = streams.get(origin, len(found))
+        stream = streams.get(_joined_before(origin, streams), len(found))
         streams[node] = stream
         found.append(Branch(node, tuple(weights), weights[-1], norms, scaled, stream))
     return found
+
+
+def _joined_before(origin: torch.fx.Node, joins: Mapping[torch.fx.Node, int]) -> torch.fx.Node:
+    """The addition that the stream comes from at ``origin``: through activations and the like, not through weights."""
+    current = origin
+    while current not in joins and op_of(current) not in WEIGHT_OPS:
+        operands = [n for n in current.all_input_nodes if _carries_signal(n)]
+        if len(operands) != 1:
+            break
+        current = operands[0]
+    return current
 
 
 def _after_last_weight(
@@ -378,9 +389,3 @@ def _distances(
 def output_weights(structure: Structure) -> set[str]:
     """Weights whose output is the model's output (through no other weight or nonlinearity)."""
     return {use.parameter for use in structure.uses if use.feeds == "output"}
-
-
-def geometric(values: Iterable[float]) -> float:
-    """Geometric mean; nan of nothing."""
-    logs = [math.log(v) for v in values]
-    return math.exp(sum(logs) / len(logs)) if logs else math.nan

@@ -56,7 +56,7 @@ def test_conventions_of_torch_nn_init(name):
     assert torch.equal(tensor, again)
     other = function(torch.empty(64, 48), *arguments, generator=seeded(1))
     assert not torch.equal(tensor, other)
-    assert abs(float(tensor.mean())) < 0.1
+    assert abs(float(tensor.detach().mean())) < 0.1
 
 
 @pytest.mark.parametrize("name", SEEDED)
@@ -275,12 +275,12 @@ def test_random_walk_keeps_the_log_norm_over_200_layers(activation):
 
     def drift(fill):
         generator, total = seeded(), 0.0
-        for _ in range(20):
+        for _ in range(8):
             x = torch.randn(100, dtype=torch.float64, generator=generator)
             start = x.norm().log()
             for _ in range(200):
                 x = fill(torch.empty(100, 100, dtype=torch.float64), generator) @ function(x)
-            total += float(x.norm().log() - start) / 20
+            total += float(x.norm().log() - start) / 8
         return total
 
     walk = drift(lambda w, g: init.random_walk_(w, activation, generator=g))
