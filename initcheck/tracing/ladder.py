@@ -219,13 +219,13 @@ def _quiet() -> Iterator[None]:
 
 
 def describe(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-    """The inputs in short: ``(2, 3, 224, 224) float32, mask=(2, 16) bool``."""
+    """The inputs as the configuration writes them: ``float32[2,3,224,224]``, keyword ones with their name."""
 
     def one(value: Any) -> str:
         if isinstance(value, torch.Tensor):
-            return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
+            return f"{str(value.dtype).removeprefix('torch.')}[{','.join(map(str, value.shape))}]"
         if isinstance(value, (list, tuple)):
-            return f"[{', '.join(map(one, value))}]"
+            return f"({', '.join(map(one, value))})"
         return repr(value) if isinstance(value, (int, float, str, bool, type(None))) else type(value).__name__
 
     return ", ".join([*map(one, args), *(f"{key}={one(value)}" for key, value in kwargs.items())])
