@@ -1,4 +1,6 @@
-"""Mean-field theory of a homogeneous stack: fixed point, chi_1, depth scale (Poole et al. 2016, Schoenholz et al. 2017).
+"""Mean-field theory of a homogeneous stack: fixed point, chi_1, depth scale.
+
+Poole et al. 2016, Schoenholz et al. 2017.
 
 For x_{l+1} = phi(h_l), h = W x + b with Var[w] = sigma_w²/fan_in and Var[b] = sigma_b²:
 

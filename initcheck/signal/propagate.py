@@ -18,6 +18,7 @@ from initcheck.signal.layers import layer_rows
 from initcheck.signal.result import Moments, Signal
 from initcheck.signal.rule import RULES, Call, NotReady, Rule, Unknown, shape_of
 from initcheck.signal.value import (
+    MASKED,
     Role,
     Value,
     default_roles,
@@ -223,7 +224,7 @@ def constant_value(real: torch.Tensor) -> Value:
     if real.numel() == 0 or real.is_complex():
         return Value(dims, 0.0, Kernel.constant(0.0), iid=True, constant=real, integer=integer)
     numbers = real.detach().to(torch.float64)
-    removed = numbers <= -1e4
+    removed = numbers <= MASKED
     kept = None
     if not integer and real.dim() >= 1 and bool(removed.any()) and not bool(removed.all()):
         kept = (~removed).sum(-1).to(torch.float64).numpy().ravel()

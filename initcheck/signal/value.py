@@ -15,6 +15,9 @@ from initcheck.signal.grid import Nodes, Spectrum, nodes, phase_for_kink_at
 from initcheck.signal.kernel import Array, Kernel, Profile
 from initcheck.signal.result import Moments
 
+MASKED = -50.0
+"""Logits at or below this are masks (-inf, the dtype's minimum, or Swin's -100): softmax makes them zero."""
+
 Role = Literal["S", "C", "P"]
 """Sample, channel (units with weights of their own) or position (units that share weights)."""
 
@@ -53,6 +56,7 @@ class Value:
     ``approximate``: the roles of some dims are a best guess.
     ``shape_on_grid``: standardised quantile function of a sum of unlike parts (None: normal).
     ``fluctuation``: relative variance, between channels, of a channel's own variance (few weights per channel).
+    ``zero_sum``: standardised weights: each unit's incoming weights sum to zero, so that the input's mean drops out.
     ``positive``: no element is negative; a source made of it is log-normal rather than normal.
     ``kept``: for scores under a mask, the number of unmasked keys of each query. ``mixing``: what ``softmax`` made.
     """
@@ -73,6 +77,7 @@ class Value:
     positive: bool = False
     shape_on_grid: Array | None = None
     fluctuation: float = 0.0
+    zero_sum: bool = False
     spectrum: Spectrum | None = None
 
     @property

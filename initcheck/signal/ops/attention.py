@@ -13,7 +13,7 @@ from initcheck.signal.gradient import Gradient
 from initcheck.signal.kernel import Array, Kernel
 from initcheck.signal.ops.linear import Weights, contract, uncontract
 from initcheck.signal.rule import Call, Flow, Result, Rule, Unknown, register, shape_of
-from initcheck.signal.value import Atom, Dims, Mixing, Value, settle
+from initcheck.signal.value import MASKED, Atom, Dims, Mixing, Value, settle
 
 
 def concentration(keys: Array, variance: float) -> float:
@@ -370,7 +370,7 @@ class MaskedFill(Rule):
 
 def is_minus_infinity(value: Value) -> bool:
     """A number that softmax turns into zero."""
-    return value.variance == 0 and value.mean <= -1e4
+    return value.variance == 0 and value.mean <= MASKED
 
 
 @register

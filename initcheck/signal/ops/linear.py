@@ -26,6 +26,7 @@ class Weights:
     variance: float
     bias_mean: float = 0.0
     bias_variance: float = 0.0
+    zero_sum: bool = False
 
     @property
     def second(self) -> float:
@@ -36,7 +37,7 @@ class Weights:
 def weights_of(call: Call, weight: str = "weight", bias: str = "bias") -> Weights:
     """Moments of a call's weight and bias operands."""
     w, b = call.value(weight), call.optional(bias)
-    return Weights(w.mean, w.variance, b.mean if b else 0.0, b.variance if b else 0.0)
+    return Weights(w.mean, w.variance, b.mean if b else 0.0, b.variance if b else 0.0, w.zero_sum)
 
 
 def random_sum(x: Value, fan: float, w: Weights) -> tuple[float, Kernel]:
@@ -45,7 +46,8 @@ def random_sum(x: Value, fan: float, w: Weights) -> tuple[float, Kernel]:
     Cov[y, y'] = fan (Var[w] E[x x'] + E[w]² Cov[x, x']) + Var[b]: M² of the input becomes variance between channels
     (Poole et al. 2016, eq. 3; a non-zero weight mean is kept).
     """
-    covariance = x.second * (fan * w.variance) + w.bias_variance
+    source = x.covariance if w.zero_sum else x.second
+    covariance = source * (fan * w.variance) + w.bias_variance
     if w.mean != 0.0:
         covariance = covariance + x.covariance * (fan * w.mean**2)
     return fan * w.mean * x.mean + w.bias_mean, covariance
@@ -283,7 +285,8 @@ def tapped_sum(
     x: Value, channels: int, w: Weights, taps: Sequence[Taps], places: int, dims: Dims, local: Array | None
 ) -> tuple[float, Kernel]:
     """``random_sum`` over channels and the taps of a window."""
-    random = through(x.second * (channels * w.variance), taps, places, dims, None)
+    source = x.covariance if w.zero_sum else x.second
+    random = through(source * (channels * w.variance), taps, places, dims, None)
     if local is not None:
         scale = channels * w.variance * math.prod(t.mean for t in taps)
         random = Kernel(random.same, random.far, random.cross, random.sample, local * scale, random.profile)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from initcheck.signal.gradient import Gradient
+from initcheck.signal.grid import nodes
 from initcheck.signal.kernel import Array, Kernel
 from initcheck.signal.rule import Call, Flow, Result, Rule, Unknown, register
 from initcheck.signal.shape import quantiles, sum_shape
@@ -26,11 +29,18 @@ def affine(
     return mean, k, g_second
 
 
-def shape_of_input(x: Value) -> Array | None:
-    """A norm is affine: the shape of the distribution stays."""
-    if x.normal or x.variance <= 0 or x.iid:
+def shape_of_input(x: Value, call: Call) -> Array | None:
+    """A norm is affine, the shape of the distribution stays; a gamma that differs by channel makes heavy tails."""
+    gamma = call.optional("weight")
+    random_scale = gamma is not None and gamma.variance > 1e-6 * gamma.mean**2
+    if x.variance <= 0 or x.iid or (x.normal and not random_scale):
         return None
-    return sum_shape([quantiles(x.own_grid().double().numpy(), x.own_source().at.weights)], 0.0)
+    values = quantiles(x.own_grid().double().numpy(), x.own_source().at.weights) - x.mean
+    if gamma is not None and random_scale:
+        scales = quantiles(gamma.mean + math.sqrt(gamma.variance) * nodes(0).z, nodes(0).weights)[1::4]
+        products = np.sort(np.multiply.outer(values, scales).ravel())
+        values = quantiles(products, np.full(len(products), 1.0 / len(products)))
+    return sum_shape([values], 0.0)
 
 
 class Normalisation(Rule):
@@ -101,7 +111,9 @@ class BatchNorm(Normalisation):
             k = (x.covariance + running_mean.variance) * inverse**2
         mean, k, _ = affine(call, k, mean)
         call.memo["inverse"] = inverse
-        return Value(x.dims, mean, k, approximate=x.approximate, shape_on_grid=shape_of_input(x)).settled()
+        result = Value(x.dims, mean, k, approximate=x.approximate, shape_on_grid=shape_of_input(x, call)).settled()
+        result.zero_sum = x.iid
+        return result
 
     def _by_part(self, call: Call, x: Value, eps: float) -> Kernel:
         """Channels of a concatenation: each is divided by the std of its own part."""
@@ -211,7 +223,7 @@ class PerSample(Normalisation):
         k = Kernel(k.same, k.far, k.cross, k.sample, k.local, () if not sizes else k.profile)
         mean, k, _ = affine(call, k * inverse**2, mean * inverse)
         call.memo["inverse"] = inverse
-        return Value(x.dims, mean, k, approximate=x.approximate, shape_on_grid=shape_of_input(x)).settled()
+        return Value(x.dims, mean, k, approximate=x.approximate, shape_on_grid=shape_of_input(x, call)).settled()
 
     def backward(self, call: Call, gradient: Gradient) -> Flow:
         x = self.input(call)

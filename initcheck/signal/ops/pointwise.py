@@ -406,7 +406,19 @@ class Product(Elementwise):
         approximate = any(v.approximate for v in values)
         iid = all(v.iid for v in values)
         positive = all(v.positive for v in values)
-        return Value(dims, mean, second - mean**2, approximate=approximate, iid=iid, positive=positive).settled()
+        zero_sum = any(v.zero_sum for v in values)
+        result = Value(dims, mean, second - mean**2, approximate=approximate, iid=iid, zero_sum=zero_sum).settled()
+        result.positive = positive
+        widest = max(values, key=lambda v: v.variance / max(v.second.same, 1e-300))
+        rest = [v for v in values if v is not widest]
+        if not iid and not widest.iid and all(v.variance < 0.1 * v.mean**2 for v in rest):
+            # gates that hardly vary: the product has the shape of the other factor
+            scale = math.prod(v.mean for v in rest)
+            values_on_grid = scale * quantiles(widest.own_grid().double().numpy(), widest.own_source().at.weights)
+            if not widest.normal and np.ptp(values_on_grid) > 0:
+                result.shape_on_grid = sum_shape([values_on_grid], 0.0)
+                result.positive = False
+        return result
 
     def backward_across(self, call: Call, gradient: Gradient, moving: list[tuple[torch.fx.Node, Value]]) -> Flow:
         nodes, values, dims = split_operands(call)
