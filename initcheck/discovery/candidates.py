@@ -123,7 +123,8 @@ class _Way:
 
     run: Callable[[], Any]
     text: Callable[[], str]
-    user_wrote: bool
+    telling: int
+    """How much its failure says, if no way works: 2 the user wrote it, 1 a guess at arguments, 0 a look around."""
 
 
 class _Finder:
@@ -198,7 +199,7 @@ class _Finder:
             if isinstance(argument, ast.Name) and argument.id in self.definitions.modules:
                 return argument.id  # a library's builder: build_model_with_cfg(Net, ...)
         full = self.source.imports.resolve(value.func)
-        return "" if full is not None and _MODEL_MAKERS.match(full) else None
+        return "" if full is not None and _MODEL_MAKERS.match(full) and not _BARE_LAYER.match(full) else None
 
     def _of_factory(self, name: str) -> Candidate:
         node = self.definitions.functions[name]
@@ -301,7 +302,7 @@ class _Finder:
                 return model
             raise failure
 
-        return _Way(run, lambda: worked[0], user_wrote=False)
+        return _Way(run, lambda: worked[0], telling=0)
 
     def _guessed(self, name: str, target: Any, node: Any, context: synthesis.Context) -> _Way:
         given: dict[str, Any] = {}
@@ -318,7 +319,7 @@ class _Finder:
             own = all(self._is_default_settings(value) for value in given.values())
             return f"{name}({shown})" + ("" if own else ", arguments made up from their names and use")
 
-        return _Way(run, text, user_wrote=False)
+        return _Way(run, text, telling=1)
 
     def _is_default_settings(self, value: Any) -> bool:
         """Whether a value is a configuration of this file's own class, made of its defaults."""
@@ -416,7 +417,7 @@ class _Finder:
             made_up = ", ".join(f"{name}={value}" for name, value in evaluation.made_up.items())
             return construction.text + (f", made up: {made_up}" if made_up else "")
 
-        return _Way(run, text, user_wrote=True)
+        return _Way(run, text, telling=2)
 
     def _candidate(self, name: str, ways: list[_Way], location: Location, hints: InputHints) -> Candidate:
         def construct() -> nn.Module:
@@ -432,12 +433,12 @@ class _Finder:
         Raises:
             ConstructionError: if none does; the reason is that of a way the user wrote, where there is one.
         """
-        failures: list[tuple[bool, BaseException]] = []
+        failures: list[tuple[int, BaseException]] = []
         for way in ways:
             try:
                 model, entry = with_entry(_as_model(self._resolving_names(way.run)))
             except (Exception, SystemExit) as error:
-                failures.append((way.user_wrote and not isinstance(error, NotAvailableError), error))
+                failures.append((way.telling, error))
                 if self._initialisation_raised(error):
                     break  # without its initialisation it would be another model
                 continue
@@ -493,16 +494,19 @@ _MODEL_MAKERS = re.compile(
 )
 
 
+_BARE_LAYER = re.compile(r"torch\.nn\.(Linear|LSTM|GRU|RNN|Conv\dd|ModuleList|ModuleDict)$")
+
+
 def _is_whole(construction: Construction) -> bool:
-    """A bare layer bound to a variable is a model only at module level or under ``__main__``."""
+    """Whether what is bound to a variable is a model: a bare layer only at module level or under ``__main__``."""
     called = ast.unparse(construction.call.func).rpartition(".")[2]
     if called in ("ModuleList", "ModuleDict"):
         return False
-    statement_value = construction.target
-    if called == "Sequential" or construction.call.func is None:
+    if called == "Sequential":
         return bool(construction.call.args) or construction.runs_init
-    layers = ("Linear", "LSTM", "GRU", "RNN", "Conv1d", "Conv2d", "Conv3d")
-    return called not in layers or (construction.scope.kind != "function" and isinstance(statement_value, ast.Name))
+    if _BARE_LAYER.match(f"torch.nn.{called}"):
+        return construction.scope.kind != "function" and isinstance(construction.target, ast.Name)
+    return True
 
 
 def _optional_only(target: Any) -> bool:
@@ -518,7 +522,7 @@ def _optional_only(target: Any) -> bool:
 
 
 def _plain_call(target: Any, name: str) -> _Way:
-    return _Way(lambda: target(), lambda: f"{name}()", user_wrote=True)
+    return _Way(lambda: target(), lambda: f"{name}()", telling=2)
 
 
 def _as_model(value: Any) -> nn.Module:
@@ -560,7 +564,7 @@ def runnable(model: nn.Module) -> nn.Module:
 
 
 def _shown(value: Any) -> str:
-    if isinstance(value, type):
+    if isinstance(value, (type, types.FunctionType)):
         return value.__name__
     text = " ".join(repr(value).split())
     return text if len(text) <= 40 else text[:37] + "..."

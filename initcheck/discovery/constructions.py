@@ -452,7 +452,11 @@ def _value(make: Callable[[], Any]) -> Any:
         return make()
     except NotAvailableError as error:
         return Placeholder("an argument", str(error))
-    except (AttributeError, OSError, LookupError) as error:
+    except NameError as error:
+        if "free variable" not in str(error):
+            raise  # a global: it can be computed yet
+        return Placeholder("an argument", str(error))
+    except (AttributeError, OSError, LookupError, UnboundLocalError) as error:
         return Placeholder("an argument", f"{type(error).__name__}: {error}")
 
 

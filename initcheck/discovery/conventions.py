@@ -16,7 +16,7 @@ UNKNOWN = object()
 
 _NAMES: tuple[tuple[Any, str], ...] = (
     (32, r"""
-        (img|image|input)_?(size|res|resolution|dim)s? resolution crop_size (input|image)_resolution
+        (img|image)_?(size|res|resolution|dim)s? resolution crop_size (input|image)_resolution
     """),
     (32, r"""
         (image|img|frame)_?(height|width|h|w) height width_px

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import copy
+import itertools
 import re
 import traceback
 from collections.abc import Callable, Iterator
@@ -11,6 +13,7 @@ from typing import Any
 from torch import nn
 
 from initcheck.discovery import synthesis
+from initcheck.discovery.loader import line_in
 from initcheck.discovery.placeholders import NotAvailableError, Placeholder
 
 _MOST_ATTEMPTS = 14
@@ -30,11 +33,11 @@ class Guesses:
         """What the constructor makes.
 
         Raises:
-            Exception: the first failure, if no set of arguments works.
+            Exception: the failure that came furthest, if no set of arguments works.
         """
         if self.target is None or isinstance(self.target, Placeholder):
             raise NotAvailableError("its definition failed")
-        first: BaseException | None = None
+        failures: list[BaseException] = []
         queue = list(synthesis.arguments_for(self.target, self.node, self.context))
         seen: list[dict[str, Any]] = []
         while queue and len(seen) < _MOST_ATTEMPTS:
@@ -48,15 +51,19 @@ class Guesses:
             except (Exception, SystemExit) as error:
                 if isinstance(error, (NameError, NotAvailableError)):
                     raise
-                first = first or error
-                queue = [*self._mended(used, error), *queue]
+                failures.append(error)
+                queue = [*itertools.islice(self._mended(used, error), 12), *queue]
                 continue
             self.given = given
             return value
-        raise first or TypeError("its arguments cannot be told")
+        if not failures:
+            raise TypeError("its arguments cannot be told")
+        raise max(failures, key=lambda failure: line_in(failure, self.path) or 0)  # the one that came furthest
 
     def _mended(self, given: dict[str, Any], error: BaseException) -> Iterator[dict[str, Any]]:
         """Other arguments, by what the error says and which parameters stand on the line that raised it."""
+        if isinstance(error, AssertionError):
+            yield from self._satisfying(given, error)
         message = str(error)
         names = self._named(error, given) or list(given)
         for name in names:
@@ -67,6 +74,30 @@ class Guesses:
                 if re.search(pattern, message) or (pattern == "" and isinstance(error, AssertionError)):
                     for other in mend(value, name, self.context):
                         yield {**given, name: other}
+
+    def _satisfying(self, given: dict[str, Any], error: BaseException) -> Iterator[dict[str, Any]]:
+        """Arguments for which the assertion that failed holds, if it speaks of arguments only."""
+        line = next(
+            (f.line for f in reversed(traceback.extract_tb(error.__traceback__)) if f.filename == self.path), ""
+        )
+        try:
+            tree = ast.parse(line or "")
+        except SyntaxError:
+            return
+        if not tree.body or not isinstance(tree.body[0], ast.Assert):
+            return
+        test = tree.body[0].test
+        names = [n.id for n in ast.walk(test) if isinstance(n, ast.Name) and n.id in given]
+        code = compile(ast.Expression(test), "<assertion>", "eval")
+        choices = [_alternatives(given[name]) for name in dict.fromkeys(names)]
+        for values in itertools.islice(itertools.product(*choices), 600):
+            changed = {**given, **dict(zip(dict.fromkeys(names), values, strict=True))}
+            try:
+                holds = eval(code, {}, dict(changed))  # the user's own expression, on our own values
+            except Exception:
+                continue
+            if holds:
+                yield changed
 
     def _other_settings(self, value: synthesis.Settings, name: str, error: BaseException) -> Iterator[Any]:
         """Settings whose values on the failing line are lists where they were numbers, or the reverse."""
@@ -89,6 +120,17 @@ class Guesses:
                 if found:
                     return found
         return []
+
+
+def _alternatives(value: Any) -> list[Any]:
+    """Other values of the same kind."""
+    if isinstance(value, bool) or value is None:
+        return [value]
+    if isinstance(value, int):
+        return [value, *(n for n in (2, 3, 4, 1, 8, 16, 32, 64, 28, 18) if n != value)]
+    if isinstance(value, (list, tuple)) and value:
+        return [value, *([value[0]] * n for n in (1, 2, 3, 4, 5) if n != len(value))]
+    return [value]
 
 
 def _to_list(value: Any, name: str, context: synthesis.Context) -> Iterator[Any]:

@@ -171,7 +171,7 @@ def is_taken(name: str) -> bool:
     if name in sys.stdlib_module_names or name in sys.builtin_module_names:
         return True
     try:
-        spec = importlib.machinery.PathFinder.find_spec(name)
+        spec = importlib.machinery.PathFinder.find_spec(name, [path for path in sys.path if _is_installed(path)])
     except (ImportError, ValueError):
         return False
     return spec is not None and spec.origin is not None and _is_installed(spec.origin)

@@ -19,6 +19,7 @@ from torch import nn
 from initcheck.config import InputSpec
 from initcheck.discovery.proposals import (
     EDGES,
+    IMAGE_SIZES,
     NODES,
     Argument,
     Facts,
@@ -153,8 +154,8 @@ def _estimates(seen: dict[int, int], size: int, got: int, wanted: int, spatial: 
         if slope > 0:
             estimates.insert(0, size + (wanted ** (1 / spatial) - root[size]) / slope)
     for estimate in estimates:
-        for shift in (0, 1, -1, 2, -2, 4, -4):
-            tried = round(estimate) + shift
+        usual = [usual for usual in IMAGE_SIZES if abs(usual - estimate) <= 4]  # several sizes may fit: floors
+        for tried in (*usual, *(round(estimate) + shift for shift in (0, 1, -1, 2, -2, 4, -4))):
             if 4 <= tried <= 1024 and tried not in seen:
                 yield tried
 
@@ -342,6 +343,16 @@ def _rank_of_dims(failure: Failure, match: re.Match[str]) -> Iterator[Proposal]:
     yield from _rank(failure, int(match[2]))
 
 
+def _rank_said(failure: Failure, match: re.Match[str]) -> Iterator[Proposal]:
+    """The user's own words: ``tags must have dimension of 2, got 1``."""
+    arguments = signature(failure.model)
+    for path, spec in failure.proposal.leaves():
+        if _name_of(path, arguments) in failure.message.split() and spec.dtype == "int64":
+            shape = (failure.facts.batch, failure.facts.length)
+            yield failure.proposal.put(path, replace(spec, shape=shape[: int(match[1])]))
+    yield from _rank(failure, int(match[1]))
+
+
 def _higher_rank(failure: Failure, match: re.Match[str]) -> Iterator[Proposal]:
     if re.search(r"\[['\"]\w+['\"]\]", failure.line):  # torch calls tensor["key"] too many indices
         yield from _dict_input(failure, match)
@@ -466,12 +477,12 @@ def _as_dict(failure: Failure, path: Path, spec: InputSpec, name: str) -> Iterat
     keys = re.findall(rf"\b{holder}\[['\"](\w+)['\"]\]|\b{holder}\.get\(['\"](\w+)['\"]", failure.code)
     found = list(dict.fromkeys(one or other for one, other in keys))
     if found:
-        yield failure.proposal.put(path, dict.fromkeys(found, spec))
         values = {
             key: next(iter(options(Argument(key, True), failure.model, failure.facts, position)), spec) or spec
             for position, key in enumerate(found)
         }
         yield failure.proposal.put(path, values)
+        yield failure.proposal.put(path, dict.fromkeys(found, spec))
 
 
 def _image_rank(failure: Failure, match: re.Match[str]) -> Iterator[Proposal]:
@@ -529,6 +540,7 @@ _MENDS: tuple[tuple[str, Callable[[Failure, re.Match[str]], Iterator[Proposal]]]
     (r"same dtype|bias type|expected scalar type|not implemented for '(?:Long|Bool|Int)'|"
      r"should be the same|to have the same dtype|Double|"
      r"must be floating point|but got (?:Long|Int|Double)", _to_floats),
+    (r"(?:dimensions? of|must be|should be|be an?|expects?) (\d)(?:-?[Dd]\b| dim|,)", _rank_said),
     (r"complex", _to_complex),
     (r"The size of tensor a \((\d+)\) must match the size of tensor b \((\d+)\)", _broadcast),
     (r"Sizes of tensors must match.*?Expected size (\d+) but got size (\d+)", _broadcast),

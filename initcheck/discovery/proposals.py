@@ -237,7 +237,7 @@ _LABEL = re.compile(r"y|labels?|c|class(_labels|es)?|cond(ition)?|targets?|tags|
 _ADJACENCY = re.compile(r"adj(acency)?(_mat(rix)?)?|a_hat|graph_adj|A")
 _EDGES = re.compile(r"edge_?(index|indices)|edges|topology")
 _LENGTHS = re.compile(r"\w*len(gth)?s?")
-_ACTION = re.compile(r"a|actions?|act")
+_ACTION = re.compile(r"(prev_|last_|old_|next_)?(a|actions?|act)")
 _DONE = re.compile(r"dones?|masks|terminations?|episode_starts?")
 _GRAPH_BATCH = re.compile(r"batch(_index)?")
 
