@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from initcheck.findings import Evidence, Finding, Fix, Location, Severity
 from initcheck.rules.base import ModelContext, finding
-from initcheck.rules.consequence import RESOLUTION, Consequence, Step, judge
+from initcheck.rules.consequence import NORMS, RESOLUTION, Consequence, Step, judge
 from initcheck.rules.symmetry import symmetry_of
 from initcheck.rules.writes import (
     agreed,
@@ -28,6 +28,7 @@ from initcheck.rules.writes import (
 if TYPE_CHECKING:
     from initcheck.init.structure import Structure, WeightUse
     from initcheck.init.suggest import Suggestion
+    from initcheck.signal.result import Signal
     from initcheck.tracing.trace import ParameterRecord, Write
 
 _MAIN_SHARE = 0.25
@@ -89,7 +90,7 @@ def cause_of(context: ModelContext) -> Cause:
 
 
 def _cause(context: ModelContext) -> Cause:
-    consequence = judge(context.trace, context.signal)
+    consequence = judge(context.trace, _without_noise(context))
     symmetric = any(layer.exact for layer in symmetry_of(context).layers)  # IC701 and IC702 name the cause
     if consequence.severity is None or symmetric:
         return Cause(consequence, (), {}, False)
@@ -102,6 +103,28 @@ def _cause(context: ModelContext) -> Cause:
             if ratio is not None and _explains(ratio, culprit, consequence):
                 mismatched[index] = ratio
     return Cause(consequence, culprits, mismatched, residual)
+
+
+def _without_noise(context: ModelContext) -> Signal:
+    """The signal with every dropout switched off, in nets where its noise could pass for a signal.
+
+    Dropout makes features differ from sample to sample also where nothing of the input is left in them. Norm layers (as
+    in transformers) keep the input alive, and such nets need no second look.
+    """
+    from initcheck.signal.propagate import propagate
+
+    noisy = [node for node in context.trace.graph.nodes if "dropout" in str(node.meta.get("op", ""))]
+    if not noisy or any(row.kind.startswith(NORMS) for row in context.signal.layers):
+        return context.signal
+    kept = [(node, node.args, node.kwargs) for node in noisy]
+    try:
+        for node in noisy:
+            node.args = (node.args[0],) if node.args else ()
+            node.kwargs = {key: value for key, value in node.kwargs.items() if key == "input"} | {"p": 0.0}
+        return propagate(context.trace)
+    finally:
+        for node, args, kwargs in kept:
+            node.args, node.kwargs = args, kwargs
 
 
 def _culprits(context: ModelContext, consequence: Consequence) -> list[Culprit]:

@@ -169,3 +169,14 @@ def test_what_trains_is_clean(name: str) -> None:
     torch.manual_seed(0)
     make, x = TRAINS[name]
     assert loud(audit(make(), x)) == []
+
+
+def test_dropout_noise_is_no_signal() -> None:
+    """Behind dropout even dead features differ from sample to sample; that must not pass for life."""
+    torch.manual_seed(0)
+    layers: list[nn.Module] = []
+    for _ in range(30):
+        layers += [nn.Linear(64, 64), nn.ReLU(), nn.Dropout(0.5)]
+    findings = audit(nn.Sequential(nn.Linear(32, 64), *layers, nn.Linear(64, 10)), X)
+    assert loud(findings) == ["IC202", "IC204"]
+    assert findings[0].severity.label == "error"
