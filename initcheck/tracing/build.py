@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from initcheck.tracing.copies import held_tensors
 from initcheck.tracing.frames import kind_of, user_stack
 from initcheck.tracing.initfuncs import reporting
 from initcheck.tracing.initlog import InitLog
@@ -54,6 +55,8 @@ def build(constructor: Callable[[], Any]) -> Built:
         raise BuildError(_reason(error)) from error
     if not isinstance(model, nn.Module):
         raise BuildError(f"it returned {type(model).__name__}, not a torch.nn.Module")
+    with random_state_kept():
+        log.settle([*model.buffers(), *held_tensors(model)])
     return Built(model, log)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
 from initcheck.tracing.recorder import VALUE_LIMIT, Recorder
@@ -98,9 +98,11 @@ def fake_copy(model: nn.Module, mode: str) -> Copy:
             made.names.setdefault(id(made_fake), ("buffer", name))
             if _small(buffer):
                 made.values[id(made_fake)] = buffer.detach().clone()
-    for value in _held(model):
+    for value in held_tensors(model):
         if id(value) not in memo:
-            memo[id(value)] = _become(fake, value)
+            memo[id(value)] = stand_in = _become(fake, value)
+            if isinstance(stand_in, FakeTensor):
+                made.names[id(stand_in)] = ("buffer", f"unregistered_{len(memo)}")
     made.kept += list(memo.values())
     with _Tensors(functools.partial(_become, fake)):
         made.model = copy.deepcopy(model, memo)
@@ -114,7 +116,7 @@ def real_copy(model: nn.Module, mode: str) -> Copy:
     """A full copy, weights and all, for a pass on real tensors."""
     made = Copy(model, None)
     memo: dict[int, Any] = {id(p.grad): None for p in model.parameters() if p.grad is not None}
-    for value in _held(model):
+    for value in held_tensors(model):
         if not value.is_leaf:
             memo[id(value)] = value.detach().clone()
     made.model = copy.deepcopy(model, memo)
@@ -141,7 +143,17 @@ def _prepare(made: Copy, mode: str) -> None:
         config: Any = getattr(module, "config", None)
         if getattr(config, "_experts_implementation", None) in ("eager", "grouped_mm"):
             config._experts_implementation = "batched_mm"  # the one form whose shapes do not depend on the routing
-    made.model.train(mode == "train")
+    _set_mode(made.model, mode == "train")
+
+
+def _set_mode(model: nn.Module, training: bool) -> None:
+    """As ``model.train(training)``, but a method of that name that is something else (a training loop) is not run."""
+    for module in model.modules():
+        module.training = training
+    for module in reversed(list(model.modules())):
+        method = type(module).train
+        if method is not nn.Module.train and list(inspect.signature(method).parameters)[1:2] == ["mode"]:
+            module.train(training)
 
 
 def _rebind_closures(copied: nn.Module, memo: Mapping[int, Any]) -> None:
@@ -170,7 +182,7 @@ def _rebound_cell(cell: types.CellType, memo: Mapping[int, Any]) -> types.CellTy
     return cell if copied is None else types.CellType(copied)
 
 
-def _held(model: nn.Module) -> list[torch.Tensor]:
+def held_tensors(model: nn.Module) -> list[torch.Tensor]:
     """Tensors that modules keep as plain attributes, in lists or in dicts."""
     found: list[torch.Tensor] = []
 

@@ -26,6 +26,7 @@ from initcheck.findings import Location
 from initcheck.tracing.chain import ELEMENTWISE, FILLS, Op, distribution, mixture, op_base
 from initcheck.tracing.frames import kind_of, user_stack
 from initcheck.tracing.live import assignment, attribute_location, class_location, equal_slices, measured, type_name
+from initcheck.tracing.recorder import VALUE_LIMIT
 from initcheck.tracing.trace import Distribution, Frame, ModuleRecord, ParameterRecord, Write
 
 LAZY = 1 << 16
@@ -348,6 +349,13 @@ class InitLog(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.spent += storage.numel
         self.replay(tensor, storage)
         return True
+
+    def settle(self, tensors: list[torch.Tensor]) -> None:
+        """Write tables (buffers, plain attributes) for real: forwards branch on them, and rules look at masks."""
+        for tensor in tensors:
+            storage = None if is_lazy(tensor) or isinstance(tensor, nn.Parameter) else self._of(tensor)
+            if storage is not None and storage.pending and storage.numel <= VALUE_LIMIT:
+                self._materialise(tensor.detach())
 
     def replay(self, tensor: torch.Tensor, storage: _Storage) -> None:
         """Write a pending storage's contents for real."""

@@ -189,3 +189,24 @@ def test_lazy_modules_take_their_shapes_from_the_inputs():
     record = traced.parameters["0.weight"]
     assert record.shape == (D, 5)
     assert [(w.function, w.origin) for w in record.writes] == [("kaiming_uniform_", "default")]
+
+
+def test_tables_are_real_whatever_their_size():
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("mask", torch.ones(D, D) * 2)
+            self.big = torch.zeros(3000, 3000)
+            self.fc = nn.Linear(D, D)
+
+        def forward(self, x):
+            x = self.fc(x) if self.mask.mean() == 2 else x
+            return x @ self.mask + self.big[:2, :D]
+
+    built = build(Model)
+    traced = trace(built.model, (torch.randn(2, D),), {}, log=built.log)
+    assert traced.rung == "recorder"
+    assert traced.buffers["mask"].mean == 2
+    assert any(n.meta.get("op") == "linear" for n in traced.graph.nodes)
+    mask = next(n for n in traced.graph.nodes if n.meta.get("buffer") == "mask")
+    assert mask.meta["value"].mean() == 2

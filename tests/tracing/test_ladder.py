@@ -95,3 +95,32 @@ def test_no_grad_inside_a_forward_takes_effect():
 
     trace(Model(), (torch.randn(2, 2),), {})
     assert seen == [False, True]
+
+
+def test_a_training_loop_named_train_is_not_run():
+    class Model(nn.Sequential):
+        def train(self, positive, negative=None):
+            raise AssertionError("not the mode switch")
+
+    model = Model(nn.Linear(2, 2), nn.Dropout(0.5))
+    assert Trial(model).attempt((torch.randn(2, 2),), {}) is None
+    assert trace(model, (torch.randn(2, 2),), {}, mode="eval").rung == "recorder"
+
+
+def test_a_model_that_freezes_its_norm_in_train_mode_keeps_it_frozen():
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.BatchNorm1d(4)
+
+        def train(self, mode=True):
+            super().train(mode)
+            self.norm.eval()
+            return self
+
+        def forward(self, x):
+            return self.norm(x)
+
+    traced = trace(Model(), (torch.randn(3, 4),), {})
+    norm = next(n for n in traced.graph.nodes if n.meta.get("op") == "batch_norm")
+    assert not norm.kwargs.get("training", norm.args[5] if len(norm.args) > 5 else None)
