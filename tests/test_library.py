@@ -128,3 +128,16 @@ def test_the_textbook_figure_forward_and_backward(variance: float, expected: set
     assert last.grad_std is not None
     assert (last.forward_std / first.forward_std) ** (2 / 49) == pytest.approx(factor, rel=0.05)
     assert (first.grad_std / last.grad_std) ** (2 / 49) == pytest.approx(factor, rel=0.05)
+
+
+def test_live_clones_are_seen() -> None:
+    """``nn.TransformerEncoder`` copies its layer: the values are equal, whoever made them."""
+    layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True)
+    encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+    found = initcheck.analyze(encoder, torch.randn(4, 8, 32)).findings
+    assert [f.code for f in found if f.severity >= initcheck.Severity.WARNING] == ["IC109"]
+    for parameter in encoder.parameters():
+        if parameter.dim() > 1:
+            nn.init.xavier_uniform_(parameter)
+    again = initcheck.analyze(encoder, torch.randn(4, 8, 32)).findings
+    assert [f.code for f in again if f.severity >= initcheck.Severity.WARNING] == []

@@ -27,9 +27,11 @@ def live_parameters(model: nn.Module) -> dict[str, ParameterRecord]:
         tensors.setdefault(id(parameter), parameter)
     modules = dict(model.named_modules(remove_duplicate=False))
     records: dict[str, ParameterRecord] = {}
+    firsts: dict[tuple[object, ...], list[tuple[str, torch.Tensor]]] = {}
     for key, (name, *aliases) in names.items():
         tensor = tensors[key]
         path, _, attribute = name.rpartition(".")
+        dist = measured(tensor)
         records[name] = ParameterRecord(
             name=name,
             module=path,
@@ -38,13 +40,28 @@ def live_parameters(model: nn.Module) -> dict[str, ParameterRecord]:
             shape=tuple(tensor.shape),
             dtype=str(tensor.dtype).removeprefix("torch."),
             requires_grad=tensor.requires_grad,
-            distribution=measured(tensor),
+            distribution=dist,
             aliases=tuple(aliases),
             equal_rows=equal_slices(tensor, 0),
             equal_columns=equal_slices(tensor, 1),
+            clone_of=_twin(name, tensor, dist, firsts),
             location=assignment(modules, path),
         )
     return records
+
+
+def _twin(
+    name: str, tensor: torch.Tensor, dist: Distribution, firsts: dict[tuple[object, ...], list[tuple[str, torch.Tensor]]]
+) -> str:
+    """The first parameter with exactly the same random values; empty if there is none."""
+    if not dist.known or not dist.std > 0:
+        return ""
+    key = (tuple(tensor.shape), tensor.dtype, tensor.device, dist.mean, dist.std)  # equal tensors measure equal
+    for other, values in firsts.setdefault(key, []):
+        if torch.equal(values, tensor):
+            return other
+    firsts[key].append((name, tensor))
+    return ""
 
 
 def live_buffers(model: nn.Module) -> dict[str, Distribution]:
