@@ -78,11 +78,7 @@ class _Tensors(TorchFunctionMode):
 
 
 def fake_copy(model: nn.Module, mode: str) -> Copy:
-    """Copy with fake parameters and buffers, in train or eval mode, without the user's hooks.
-
-    Raises:
-        Exception: whatever ``copy.deepcopy`` raises on an object that cannot be copied.
-    """
+    """Copy with fake parameters and buffers, in train or eval mode, without the user's hooks."""
     fake = FakeTensorMode(allow_non_fake_inputs=True, static_shapes=True)
     made = Copy(model, fake)
     memo: dict[int, Any] = {}
@@ -105,7 +101,7 @@ def fake_copy(model: nn.Module, mode: str) -> Copy:
                 made.names[id(stand_in)] = ("buffer", f"unregistered_{len(memo)}")
     made.kept += list(memo.values())
     with _Tensors(functools.partial(_become, fake)):
-        made.model = copy.deepcopy(model, memo)
+        made.model = _copied(model, memo)
     made.kept.append(memo)
     _rebind_closures(made.model, memo)
     _prepare(made, mode)
@@ -119,7 +115,7 @@ def real_copy(model: nn.Module, mode: str) -> Copy:
     for value in held_tensors(model):
         if not value.is_leaf:
             memo[id(value)] = value.detach().clone()
-    made.model = copy.deepcopy(model, memo)
+    made.model = _copied(model, memo)
     _rebind_closures(made.model, memo)
     for name, parameter in made.model.named_parameters(remove_duplicate=False):
         made.names.setdefault(id(parameter), ("parameter", name))
@@ -128,6 +124,39 @@ def real_copy(model: nn.Module, mode: str) -> Copy:
         made.names.setdefault(id(buffer), ("buffer", name))
         made.kept.append(buffer)
     _prepare(made, mode)
+    return made
+
+
+def _copied(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    """A deep copy; where some attribute cannot be copied (a lock, an open file), only that is shared."""
+    known = dict(memo)
+    try:
+        return copy.deepcopy(model, memo)
+    except Exception:
+        memo.clear()
+        memo.update(known)
+        return _piecewise(model, memo)
+
+
+def _piecewise(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    if id(module) in memo:
+        found: nn.Module = memo[id(module)]
+        return found
+    made = memo[id(module)] = type(module).__new__(type(module))
+    for key, value in vars(module).items():
+        if key == "_modules":
+            vars(made)[key] = {
+                name: None if child is None else _piecewise(child, memo) for name, child in value.items()
+            }
+        elif key in ("_parameters", "_buffers"):
+            vars(made)[key] = {name: copy.deepcopy(tensor, memo) for name, tensor in value.items()}
+        else:
+            attempt = dict(memo)
+            try:
+                vars(made)[key] = copy.deepcopy(value, attempt)
+                memo.update(attempt)
+            except Exception:
+                vars(made)[key] = value
     return made
 
 

@@ -27,7 +27,7 @@ def live_parameters(model: nn.Module) -> dict[str, ParameterRecord]:
         tensors.setdefault(id(parameter), parameter)
     modules = dict(model.named_modules(remove_duplicate=False))
     records: dict[str, ParameterRecord] = {}
-    firsts: dict[tuple[object, ...], list[tuple[str, torch.Tensor]]] = {}
+    firsts: _Firsts = {}
     for key, (name, *aliases) in names.items():
         tensor = tensors[key]
         path, _, attribute = name.rpartition(".")
@@ -51,7 +51,10 @@ def live_parameters(model: nn.Module) -> dict[str, ParameterRecord]:
 
 
 def _twin(
-    name: str, tensor: torch.Tensor, dist: Distribution, firsts: dict[tuple[object, ...], list[tuple[str, torch.Tensor]]]
+    name: str,
+    tensor: torch.Tensor,
+    dist: Distribution,
+    firsts: dict[tuple[object, ...], list[tuple[str, torch.Tensor]]],
 ) -> str:
     """The first parameter with exactly the same random values; empty if there is none."""
     if not dist.known or not dist.std > 0:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 
 import pytest
 import torch
@@ -275,3 +276,20 @@ def test_compiled_and_wrapped_modules_are_seen_through():
     inner = nn.Sequential(nn.Linear(8, 8), nn.ReLU())
     traced = trace(nn.DataParallel(inner), (torch.randn(2, 8),), {})
     assert list(traced.parameters) == ["0.weight", "0.bias"]
+
+
+def test_what_cannot_be_copied_is_shared():
+    class Locked(_Two):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lock = threading.Lock()
+            self.extra = [self.a]
+
+        def forward(self, x):
+            with self.lock:
+                return self.b(self.extra[0](x))
+
+    traced = trace(Locked(), (torch.randn(2, 8),), {})
+    assert traced.rung == "recorder"
+    weights = [n.meta["parameter"] for n in traced.graph.nodes if "parameter" in n.meta]
+    assert weights == ["a.weight", "a.bias", "b.weight", "b.bias"]
