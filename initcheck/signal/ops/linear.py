@@ -135,10 +135,13 @@ def uncontract(k: Kernel, x: Value, over: tuple[int, ...], w: Weights, units: in
     k = k * (units * w.second)
     gone = [a for i in over for a in x.dims[i]]
     if any(a.role == "P" for a in gone):
-        # weights of different positions are independent: only pairs at the same position are correlated
+        # weights of different positions are independent: only pairs at the same place among the contracted are correlated
         still = any(a.role == "P" for i, dim in enumerate(x.dims) if i not in over for a in dim)
-        crossed = k.cross
-        k = Kernel(k.same, 0.0, crossed, 0.0) if not still or is_mixing(x, over) else k
+        if not still or is_mixing(x, over):
+            k = Kernel(k.same, 0.0, k.cross, 0.0)
+        else:
+            places = math.prod(a.size for a in gone if a.role == "P")
+            k = Kernel(k.same, k.far / places, k.cross, k.sample / places)
     return settle(k.without_local(), x.dims)
 
 
@@ -339,7 +342,7 @@ class Convolution(Rule):
         taps = [window.spread(profile) for window, profile in zip(windows, profiles, strict=True)]
         dims = conv_dims(x, call.shape, axes, batched)
         w = weights_of(call)
-        local = strided_local(x.second.local, tuple(w.stride for w in windows))
+        local = strided_local((x.covariance if w.zero_sum else x.second).local, tuple(v.stride for v in windows))
         mean, k = tapped_sum(x, channels, w, taps, math.prod(call.shape[-axes:]), dims[-axes:], local)
         fluctuation = 2.0 / max(channels * math.prod(t.mean for t in taps), 2.0)
         return Value(dims, mean, k, approximate=x.approximate, fluctuation=fluctuation).settled()
