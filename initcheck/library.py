@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -68,7 +69,7 @@ def analyze(
     started = time.perf_counter()
     args, kwargs = split_inputs(example_inputs)
     traced = trace(model, args, kwargs, mode=mode, name=type(model).__name__)
-    audited = audit(traced, class_location(type(model)))
+    audited = audit(traced, _known_location(type(model)) or _callers_line())
     return replace(
         audited.report,
         built_by="live model",
@@ -79,6 +80,17 @@ def analyze(
 
 def class_location(cls: type) -> Location:
     """Where a class is defined; its module's name and line 1 if its source cannot be had."""
+    return _known_location(cls) or Location(f"<{cls.__module__}>", 1)
+
+
+def _known_location(cls: type) -> Location | None:
+    """Where a class outside torch is defined."""
     from initcheck.tracing.live import class_location
 
-    return class_location(cls) or Location(f"<{cls.__module__}>", 1)
+    return class_location(cls)
+
+
+def _callers_line() -> Location:
+    """The line that calls ``analyze``: for a model whose class is torch's own (``nn.Sequential``)."""
+    frame = sys._getframe(2)
+    return Location(frame.f_code.co_filename, frame.f_lineno)
