@@ -50,12 +50,11 @@ def live_parameters(model: nn.Module) -> dict[str, ParameterRecord]:
     return records
 
 
-def _twin(
-    name: str,
-    tensor: torch.Tensor,
-    dist: Distribution,
-    firsts: dict[tuple[object, ...], list[tuple[str, torch.Tensor]]],
-) -> str:
+_Firsts = dict[tuple[object, ...], list[tuple[str, torch.Tensor]]]
+"""Parameters that are nobody's twin, by what twins would have in common."""
+
+
+def _twin(name: str, tensor: torch.Tensor, dist: Distribution, firsts: _Firsts) -> str:
     """The first parameter with exactly the same random values; empty if there is none."""
     if not dist.known or not dist.std > 0:
         return ""
