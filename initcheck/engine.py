@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from initcheck.config import Config
 from initcheck.findings import Finding
@@ -18,6 +19,7 @@ from initcheck.source.file import SourceError, SourceFile
 from initcheck.worker import INTERRUPTED, FileJob, analyse_isolated
 
 Tell = Callable[[str], None]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,18 +58,29 @@ def run(paths: Sequence[str | Path], config: Config, tell: Tell | None = None) -
     INTERRUPTED.clear()
     with ThreadPoolExecutor(max_workers=max(1, config.jobs)) as pool:
         try:
-            for outcome in pool.map(one, files):
+            for outcome in map(_awaited, [pool.submit(one, file) for file in files]):
                 if isinstance(outcome, str):
                     errors.append(outcome)
                 else:
                     results.append(outcome)
         except BaseException:
             INTERRUPTED.set()  # else the pool waits for every child's timeout
+            pool.shutdown(wait=False, cancel_futures=True)
             raise
     errors.extend(error for result in results for error in result.errors)
     errors.extend(f"defect in initcheck: {defect}" for result in results for defect in result.defects)
     result = RunResult(tuple(results), tuple(errors), time.perf_counter() - started)
     return Run(result, reader.texts(result))
+
+
+def _awaited(future: Future[T]) -> T:
+    """The future's result; looks up now and then, since Ctrl-C is lost on a thread that only waits.
+
+    (The system may hand the signal to any thread, while Python acts on it in the main one alone, once that runs.)
+    """
+    while not wait([future], timeout=0.2).done:
+        pass
+    return future.result()
 
 
 def _files(paths: Sequence[str | Path], config: Config, errors: list[str]) -> Iterator[str]:
