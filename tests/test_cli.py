@@ -400,7 +400,13 @@ def test_an_interrupt_does_not_wait_for_a_model_that_hangs(tmp_path: Path) -> No
     root = str(Path(engine.__file__).parent.parent)
     command = [sys.executable, "-m", "initcheck", "hangs.py", "--timeout", "900"]
     environment = {**os.environ, "PYTHONPATH": root}
-    with subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        env=environment,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored in what a shell runs behind it
+    ) as process:
         assert process.stderr is not None
         assert any(b"Net" in line for line in process.stderr)  # progress tells that its constructor runs
         process.send_signal(signal.SIGINT)
