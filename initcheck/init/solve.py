@@ -106,8 +106,6 @@ def _in_order(solver: _Solver) -> list[str]:
 
 def _suggestion(solver: _Solver, name: str) -> Suggestion:
     use, std = solver.uses[name], solver.chosen[name]
-    if std == 0.0:
-        return Suggestion(name, "zeros_", (), 0.0, 0.0, solver.reasons[name])
     scheme = scheme_for(use.record.shape, use.fans, std, use.activation, _is_transposed(use))
     return Suggestion(name, scheme.function, scheme.arguments, scheme.std, 0.0, f"{solver.reasons[name]}: {scheme.why}")
 
