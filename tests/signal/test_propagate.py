@@ -152,4 +152,18 @@ def test_time_is_linear_in_depth() -> None:
         return time.process_time() - start
 
     seconds(10)
-    assert seconds(800) < 12 * max(seconds(100), 0.02)
+    assert seconds(800) < 24 * max(seconds(100), 0.02)
+
+
+def test_class_token_gets_the_gradient_that_it_is_read_with() -> None:
+    """Only token 0 is read: its gradient reaches token 0 alone, and its own (small) variance divides it."""
+    g = Graph()
+    patches = g.input(BATCH, 16, 64)
+    token = g.call("expand", lambda t: t.expand(BATCH, 1, 64), g.parameter("token", (1, 1, 64), 0.1))
+    x = g.call("cat", lambda t, d: torch.cat(t, d), (token, patches), 1)
+    h = g.call("layer_norm", F.layer_norm, x, (64,), eps=1e-12)
+    y = g.call("getitem", lambda t, i: t[i], h, (slice(None), 0))
+    signal = propagate(g.done(y), strict=True)
+    assert signal.backward[h].same == pytest.approx(1 / 17, rel=1e-6)
+    assert signal.backward[x].same == pytest.approx(100 / 17, rel=0.1)
+    assert signal.backward[patches].std == pytest.approx(0.0, abs=1e-6)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
@@ -181,6 +182,14 @@ def channelled(x: Value) -> Value:
     return x.fresh(changed, covariance=settle(Kernel(k.same, 0.0, k.cross, 0.0), changed))
 
 
+def inverse_profile(x: Value) -> Kernel:
+    """1/variance by position, where each position is normalised by its own (a class token is smaller than a patch)."""
+    raised = [None if p is None else 1.0 / np.maximum(p, 1e-9) for p in x.covariance.profile]
+    level = math.prod(1.0 if p is None else float(p.mean()) for p in raised)
+    profile = tuple(None if p is None else p / p.mean() for p in raised)
+    return replace(Kernel.constant(level), profile=profile)
+
+
 class PerSample(Normalisation):
     """Norms over the elements of one sample: the total variance over what is normalised together goes to one.
 
@@ -254,6 +263,8 @@ class PerSample(Normalisation):
         gamma = call.optional("weight")
         second = gamma.mean**2 + gamma.variance if gamma else 1.0
         factor = call.memo["inverse"] ** 2 * (second if channels > 1 else 1.0)
+        if not sizes and x.covariance.profile:
+            kernel = kernel * inverse_profile(x)
         yield call.node_of("input"), Gradient.fresh(settle(kernel * factor, x.dims))
 
 

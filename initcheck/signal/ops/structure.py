@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 import torch.fx
 
 from initcheck.signal.gradient import Gradient, Term
-from initcheck.signal.kernel import Kernel
+from initcheck.signal.kernel import Array, Kernel, Profile
 from initcheck.signal.reduce import missing_dims, sum_kernel
 from initcheck.signal.rule import Call, Flow, NotReady, Result, Rule, Unknown, register, shape_of
 from initcheck.signal.value import Atom, Dim, Dims, Role, Value, carried, parameter_roles, regroup, settle
@@ -180,8 +182,6 @@ class Permute(Passing):
         result = value.viewed(tuple(value.dims[d] for d in order), profile, local)
         result.kept = None
         if value.mixing is not None:
-            from dataclasses import replace
-
             result.mixing = replace(value.mixing, dim=order.index(value.mixing.dim))
         if value.constant is not None:
             result.constant = value.constant.permute(order)
@@ -393,14 +393,12 @@ class Take(Rule):
         value = call.of(node)
         if value.iid or value.constant is not None:
             return
-        share = math.prod(call.shape) / max(math.prod(value.shape), 1)
-        k = gradient.collapsed().without_local()
-        pairs = min(share, 1.0)
-        same_dims = value.shape == call.shape
-        lost_positions = value.count("P") > call.out.count("P")
-        far, sample = (k.far * pairs, k.sample * pairs) if lost_positions and not same_dims else (k.far, k.sample)
-        k = Kernel(k.same * share, far * share, k.cross * share, sample * share, None, k.profile)
-        yield node, Gradient.fresh(settle(k, value.dims))
+        chosen: Chosen = None
+        if call.op == "select":
+            dim = call.dim(int(call.node.args[1]), len(value.dims))  # type: ignore[arg-type]
+            items = (*[slice(None)] * dim, call.node.args[2])
+            chosen = chosen_positions(value, items)
+        yield node, Gradient.fresh(put_back(gradient.collapsed(), value, call.out, chosen))
 
 
 @register
@@ -448,6 +446,14 @@ class GetItem(Rule):
         dims.extend(value.dims[position:])
         if len(dims) != len(shape):
             return taken(value, shape)
+        chosen = chosen_positions(value, items)
+        if chosen is not None and value.covariance.profile:
+            axis = axis_of(value.dims, chosen[0])
+            profile = value.covariance.profile[axis] if axis < len(value.covariance.profile) else None
+            if profile is not None and len(profile) == len(chosen[1]):
+                level = float((profile * chosen[1]).sum() / chosen[1].sum())
+                bare = replace(value.covariance, profile=(), local=None)
+                value = value.fresh(covariance=bare * level)
         # a view with only the surviving dims, then shrunk
         survivor = value.fresh(tuple(dims)).settled() if value.iid else value.fresh(tuple(dims))
         return taken(survivor, shape)
@@ -476,12 +482,59 @@ class GetItem(Rule):
         if math.prod(call.shape) == math.prod(value.shape):
             yield source, gradient.mapped(lambda k: settle(k, value.dims))
             return
-        share = math.prod(call.shape) / max(math.prod(value.shape), 1)
-        k = gradient.collapsed().without_local()
-        positions = call.out.count("P") / max(value.count("P"), 1)
-        far = min(positions, 1.0)
-        k = Kernel(k.same * share, k.far * share * far, k.cross * share, k.sample * share * far, None)
-        yield source, Gradient.fresh(settle(k, value.dims))
+        index = call.raw("index")
+        chosen = chosen_positions(value, index if isinstance(index, tuple) else (index,))
+        yield source, Gradient.fresh(put_back(gradient.collapsed(), value, call.out, chosen))
+
+
+Chosen = tuple[int, "Array"] | None
+"""A dim, and for each of its positions whether it was taken."""
+
+
+def chosen_positions(value: Value, items: tuple[Any, ...]) -> Chosen:
+    """Which positions an index with one integer or slice along a position dim takes."""
+    found: Chosen = None
+    dim = 0
+    for item in items:
+        if item is None:
+            continue
+        if item is Ellipsis:
+            dim = len(value.dims) - sum(i is not None and i is not Ellipsis for i in items[items.index(item) + 1 :])
+            continue
+        whole = isinstance(item, slice) and item == slice(None)
+        if not whole and dim < len(value.dims) and len(value.dims[dim]) == 1 and value.dims[dim][0].role == "P":
+            if found is not None or not isinstance(item, (int, slice)):
+                return None
+            taken_here = np.zeros(value.dims[dim][0].size)
+            try:
+                taken_here[item] = 1.0
+            except (IndexError, TypeError, ValueError):
+                return None
+            found = (dim, taken_here)
+        dim += 1
+    return found
+
+
+def put_back(k: Kernel, value: Value, out: Value, chosen: Chosen) -> Kernel:
+    """Gradient of a tensor of which some elements were taken: theirs on those, zero elsewhere."""
+    share = math.prod(out.shape) / max(math.prod(value.shape), 1)
+    before, after = value.count("P"), out.count("P")
+    pairs = share
+    if before > 1 and after < before:
+        kept = after / before
+        pairs = share / kept * kept * max(after - 1, 0) / (before - 1)
+    profile: Profile = ()
+    if chosen is not None:
+        dim, mask = chosen
+        axes: list[Array | None] = [None] * len(value.positions)
+        weight = mask.copy()
+        old = k.profile
+        axis = axis_of(value.dims, dim)
+        if len(old) == len(value.positions) and old[axis] is not None and int(mask.sum()) == len(old[axis]):
+            weight[mask > 0] = old[axis]
+        axes[axis] = weight / weight.mean()
+        profile = tuple(axes)
+    return settle(Kernel(k.same * share, k.far * pairs, k.cross * share, k.sample * pairs, None, profile), value.dims)
 
 
 def mixture(parts: list[tuple[float, Value]]) -> tuple[float, Kernel]:
@@ -525,6 +578,8 @@ class Concatenate(Rule):
         result = Value(dims, mean, covariance.without_local(), approximate=any(v.approximate for v in values))
         result.iid = all(v.iid for v in values)
         result.integer = all(v.integer for v in values)
+        if len(dims[dim]) == 1 and along == {"P"} and call.op != "stack":
+            result.covariance = replace(result.covariance, profile=joined_profile(values, dims, dim, mean))
         if along == {"C"}:
             result.parts = tuple(zip(shares, values, strict=True))
         return result.settled()
@@ -567,10 +622,50 @@ class Concatenate(Rule):
                 yield node, Gradient.fresh(settle(own.collapsed(), value.dims))
             return
         kernel = gradient.collapsed().without_local()
+        dims = call.out.dims
+        dim = call.dim(int(call.plain("dim", 0)), len(call.shape))
+        axis = axis_of(dims, dim)
+        along = len(dims[dim]) == 1 and dims[dim][0].role == "P" and axis < len(kernel.profile)
+        profile = kernel.profile[axis] if along else None
+        start = 0
         for node, value in parts:
+            size = math.prod(a.size for a in value.dims[dim]) if len(value.dims) == len(dims) else 1
+            piece = profile[start : start + size] if profile is not None and call.op != "stack" else None
+            start += size
             if value.iid or value.constant is not None:
                 continue
-            yield node, Gradient.of(Term(settle(kernel, value.dims)))
+            own = kernel
+            if piece is not None:
+                level = float(piece.mean())
+                axes = list(kernel.profile)
+                axes[axis] = piece / level if level > 0 and size > 1 else None
+                own = replace(kernel, profile=tuple(axes)) * level
+            yield node, Gradient.of(Term(settle(own, value.dims)))
+
+
+def axis_of(dims: Dims, dim: int) -> int:
+    """Index of a dim among the position atoms."""
+    return sum(a.role == "P" for d in dims[:dim] for a in d)
+
+
+def joined_profile(values: Sequence[Value], dims: Dims, dim: int, mean: float) -> Profile:
+    """Second moments along the axis of a concatenation: a class token beside patches is not like them."""
+    pieces = []
+    for value in values:
+        size = math.prod(a.size for a in value.dims[dim]) if len(value.dims) == len(dims) else 1
+        own = value.covariance.profile
+        axis = axis_of(value.dims, dim)
+        shape = own[axis] if own and len(value.dims[dim]) == 1 and axis < len(own) else None
+        level = value.covariance.same + (value.mean - mean) ** 2
+        pieces.append(level * (np.ones(size) if shape is None or len(shape) != size else shape))
+    whole = np.concatenate(pieces)
+    average = float(whole.mean())
+    if not average > 0 or not math.isfinite(average):
+        return ()
+    axes = [None] * sum(a.role == "P" for d in dims for a in d)
+    result: list[Array | None] = list(axes)
+    result[axis_of(dims, dim)] = whole / average
+    return tuple(result)
 
 
 def adapted(value: Value, dims: Dims) -> Dims:
