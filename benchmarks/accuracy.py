@@ -1,7 +1,8 @@
 """Predicted beside measured: the std of every layer's output and of its gradient, over many models.
 
 For each model: one prediction (train mode) from a freshly built instance, and real forward and backward passes over
-several seeds (new weights, new N(0, 1) input or random tokens, a normal cotangent of unit rms at the primary output). Printed per
+several seeds (new weights, new N(0, 1) input or random tokens, a normal
+cotangent of unit rms at the primary output). Printed per
 model: median and 95th percentile of |ln(predicted / measured)| over its layers, forward and gradient; then over all.
 
     python benchmarks/accuracy.py [--seeds 4] [--batch 8] [--layers] [NAME ...]

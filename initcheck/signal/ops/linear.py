@@ -135,7 +135,7 @@ def uncontract(k: Kernel, x: Value, over: tuple[int, ...], w: Weights, units: in
     k = k * (units * w.second)
     gone = [a for i in over for a in x.dims[i]]
     if any(a.role == "P" for a in gone):
-        # weights of different positions are independent: only pairs at the same place among the contracted are correlated
+        # weights of different positions are independent: only pairs at the same contracted place are correlated
         still = any(a.role == "P" for i, dim in enumerate(x.dims) if i not in over for a in dim)
         if not still or is_mixing(x, over):
             k = Kernel(k.same, 0.0, k.cross, 0.0)

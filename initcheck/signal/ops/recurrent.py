@@ -58,6 +58,46 @@ class Steps:
     carry: Array
     through: Array
     direct: Array
+    lags: Array
+    """Covariance of a unit's output with itself 0, 1, 2, ... steps before, beyond what all steps share."""
+    memory: float
+    """Mean of the gate that carries the state on."""
+    coherent: float
+    """Share of the gates' gradient whose factors keep their sign from step to step."""
+
+
+def steps_of(rows: list[tuple[float, ...]], lags: Array, memory: float, coherent: float) -> Steps:
+    """One row per step, in the order of the fields."""
+    c = np.array(rows).T
+    return Steps(c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7], lags, memory, coherent)
+
+
+_REACH = 16
+_LAGS = np.arange(_REACH)
+
+
+def input_lags(x: Kernel) -> Array:
+    """Covariance of the input with itself k steps before, beyond what all steps share (zero for white input)."""
+    lags = np.zeros(2 * _REACH)
+    if x.local is not None and x.local.ndim == 1:
+        n = min(len(x.local), len(lags))
+        lags[:n] = x.local[:n] - x.far
+    return lags
+
+
+def remembered(drive: Array, memory: float, start: int) -> float:
+    """sum_j a^j N(start + j): what a leaky state with decay a holds of a drive with autocovariance N."""
+    return float((memory**_LAGS) @ drive[start : start + _REACH])
+
+
+def state_lags(drive: Array, memory: float, own: float) -> Array:
+    """Autocovariance of s_t = a s_{t-1} + d_t, scaled to s_t's own variance."""
+    raw = np.zeros(_REACH)
+    variance = (drive[0] + 2 * memory * remembered(drive, memory, 1)) / max(1 - memory**2, 1e-6)
+    raw[0] = variance
+    for k in range(1, _REACH):
+        raw[k] = memory * raw[k - 1] + remembered(drive, memory, k)
+    return raw * (own / variance) if variance > 0 else raw
 
 
 def gate(function: Any, mean: float, constant: float, noise: float) -> tuple[Array, Array, Array]:
@@ -82,7 +122,8 @@ def run_lstm(x: Kernel, w: CellWeights, steps: int, h0: float, c0: float) -> Ste
     h_second, h_shared = h0, 0.0
     rows: list[tuple[float, ...]] = []
     previous_c = c0
-    for _ in range(steps):
+    lags = input_lags(x)
+    for t in range(steps):
         total = w.width * w.inputs * x.same + w.units * w.hidden * h_second
         constant = w.bias_variance + w.width * w.inputs * x.far + w.units * w.hidden * h_shared
         noise = max(total + w.bias_variance - constant, 0.0)
@@ -90,7 +131,11 @@ def run_lstm(x: Kernel, w: CellWeights, steps: int, h0: float, c0: float) -> Ste
         t1, t2, t_slope = gate(np.tanh, w.bias_mean, constant, noise)
         i1, f1, g1 = s1[:, None, None], s1[None, :, None], t1[None, None, :]
         i2, f2, g2 = s2[:, None, None], s2[None, :, None], t2[None, None, :]
-        c_second = f2 * c_second + 2 * f1 * c_mean * i1 * g1 + i2 * g2
+        drive = average(s1) ** 2 * average(t_slope) * w.width * w.inputs * lags
+        drive[0] = average(s2) * average(t2) - average(s1**2) * average(t1**2)
+        memory = average(s1)
+        echo = 2 * memory * remembered(drive, memory, 1) if t else 0.0
+        c_second = f2 * c_second + 2 * f1 * c_mean * i1 * g1 + i2 * g2 + echo
         c_mean = f1 * c_mean + i1 * g1
         spread = np.sqrt(np.maximum(c_second - c_mean**2, 0.0))
         c = c_mean[..., None] + spread[..., None] * _INNER
@@ -105,7 +150,10 @@ def run_lstm(x: Kernel, w: CellWeights, steps: int, h0: float, c0: float) -> Ste
         to_gates = average(t2) * s_slope + previous_c * s_slope + sig * tan
         rows.append((mean, h_second, h_shared, cell, to_gates, sig, o2 * squash, average(h2) * s_slope))
         previous_c = cell
-    return Steps(*(np.array(column) for column in zip(*rows, strict=True)))
+    out = state_lags(drive, memory, (h_second - h_shared) * o1**2 / o2)
+    out[0] = h_second - h_shared
+    coherent = o1**2 * tan / max(to_gates, 1e-300)
+    return steps_of(rows, out, memory, coherent)
 
 
 def run_gru(x: Kernel, w: CellWeights, steps: int, h0: float, c0: float) -> Steps:
@@ -114,7 +162,8 @@ def run_gru(x: Kernel, w: CellWeights, steps: int, h0: float, c0: float) -> Step
     h_mean, h_sq = np.zeros(shape), np.full(shape, h0)
     h_second, h_shared = h0, 0.0
     rows: list[tuple[float, ...]] = []
-    for _ in range(steps):
+    lags = input_lags(x)
+    for t in range(steps):
         from_x = w.width * w.inputs * x.same
         from_h = w.units * w.hidden * h_second
         constant = w.bias_variance + w.width * w.inputs * x.far + w.units * w.hidden * h_shared
@@ -127,15 +176,22 @@ def run_gru(x: Kernel, w: CellWeights, steps: int, h0: float, c0: float) -> Step
         zz1, zz2, nn1, nn2 = z1[:, None], z2[:, None], n1[None, :], n2[None, :]
         rest2 = 1 - 2 * zz1 + zz2
         old = average(h_sq)
-        h_sq = rest2 * nn2 + 2 * (zz1 - zz2) * nn1 * h_mean + zz2 * h_sq
+        memory = average(z1)
+        drive = (1 - memory) ** 2 * average(n_slope) * w.width * w.inputs * lags
+        drive[0] = average(1 - 2 * z1 + z2) * average(n2) - (1 - memory) ** 2 * average(n1**2)
+        echo = 2 * memory * remembered(drive, memory, 1) if t else 0.0
+        h_sq = rest2 * nn2 + 2 * (zz1 - zz2) * nn1 * h_mean + zz2 * h_sq + echo
         h_mean = (1 - zz1) * nn1 + zz1 * h_mean
         mean, h_second, h_shared = average(h_mean), average(h_sq), average(h_mean**2)
         rest = average(1 - 2 * z1 + z2)
         to_n = rest * average(n_slope)
         to_z = (average(n2) + old) * average(z_slope)
         to_r = to_n * from_h * average(z_slope)
-        rows.append((mean, h_second, h_shared, h_second, to_n + to_z + to_r, r2, 1.0, 0.0))
-    return Steps(*(np.array(column) for column in zip(*rows, strict=True)))
+        carry = average(z2)
+        rows.append((mean, h_second, h_shared, h_second, to_n + to_z + to_r, carry, 1.0, 0.0))
+    out = state_lags(drive, memory, h_second - h_shared)
+    coherent = (1 - memory) ** 2 * average(n_slope) / max(to_n + to_z + to_r, 1e-300)
+    return steps_of(rows, out, memory, coherent)
 
 
 def run_rnn(function: Any, x: Kernel, w: CellWeights, steps: int, h0: float) -> Steps:
@@ -148,7 +204,9 @@ def run_rnn(function: Any, x: Kernel, w: CellWeights, steps: int, h0: float) -> 
         f1, f2, slope = gate(function, w.bias_mean, constant, max(total - constant, 0.0))
         mean, h_second, h_shared = average(f1), average(f2), average(f1**2)
         rows.append((mean, h_second, h_shared, h_second, average(slope), 0.0, 1.0, 0.0))
-    return Steps(*(np.array(column) for column in zip(*rows, strict=True)))
+    out = np.zeros(_REACH)
+    out[0] = h_second - h_shared
+    return steps_of(rows, out, 0.0, 1.0)
 
 
 def relu(u: Array) -> Array:
@@ -177,7 +235,8 @@ def summary(steps: Steps) -> tuple[float, Kernel]:
     """Mean and covariance of the outputs over all steps: two steps share what is constant."""
     mean = float(steps.mean.mean())
     same, far = float(steps.second.mean()), float(np.sqrt(np.maximum(steps.shared, 0.0)).mean() ** 2)
-    return mean, Kernel(same, far, far, far) - mean**2
+    local = far + steps.lags * ((same - far) / steps.lags[0]) if steps.lags[0] > 0 else None
+    return mean, Kernel(same, far, far, far, local) - mean**2
 
 
 @register
@@ -270,9 +329,10 @@ class Recurrent(Rule):
             incoming = kernel.same * (np.ones(steps) if profile is None else np.asarray(profile))
         if 1 in gradients:
             incoming[-1] += gradients[1].collapsed().same
+        ratio = np.zeros(2 * _REACH)
         for index in range(len(stack) - 1, -1, -1):
             layer = stack[index]
-            incoming = self._back(call.op, layer, incoming)
+            incoming, ratio = self._back(call.op, layer, incoming, ratio)
             if index and 0 < call.memo["keep"] < 1:
                 incoming = incoming / call.memo["keep"]
         mean = float(incoming.mean())
@@ -280,26 +340,36 @@ class Recurrent(Rule):
         k = Kernel(mean, 0.0, 0.0, 0.0, None, (profile,) if len(x.positions) == 1 and profile is not None else ())
         yield call.node_of("input"), Gradient.fresh(settle(k, x.dims))
 
-    def _back(self, op: str, layer: Layer, incoming: Array) -> Array:
-        """Second moment of the gradient at each step's input."""
+    def _back(self, op: str, layer: Layer, incoming: Array, ratio: Array) -> tuple[Array, Array]:
+        """Second moment of the gradient at each step's input, and its autocorrelation along the steps.
+
+        The state carries the gradient back in time: what arrives at neighbouring steps adds up coherently with it.
+        """
         w, s = layer.weights, layer.steps
         result = np.zeros_like(incoming)
-        from_next = cell = 0.0
+        from_next = cell = state = 0.0
+        echo = 2 * s.memory * remembered(ratio, s.memory, 1)
         for t in range(len(incoming) - 1, -1, -1):
             h = incoming[t] + from_next
             if op == "lstm":
                 carried = s.carry[t + 1] * cell if t + 1 < len(incoming) else 0.0
-                cell = h * s.through[t] + carried
+                cell = h * s.through[t] * (1 + echo) + carried
                 gates = cell * s.to_gates[t] + h * s.direct[t]
                 from_next = w.units * w.hidden * gates
             elif op == "gru":
+                h = incoming[t] * (1 + echo) + from_next + state
                 gates = h * s.to_gates[t]
-                from_next = w.units * w.hidden * gates + h * s.carry[t]
+                from_next, state = w.units * w.hidden * gates, h * s.carry[t]
             else:
                 gates = h * s.to_gates[t]
                 from_next = w.units * w.hidden * gates
             result[t] = layer.directions * w.units * w.inputs * gates
-        return result
+        white = ratio.copy()
+        white[0] = 1.0
+        lags = np.zeros(2 * _REACH)
+        lags[:_REACH] = state_lags(white, s.memory, s.coherent)
+        lags[0] = 0.0
+        return result, lags
 
 
 @register

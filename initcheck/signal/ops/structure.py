@@ -521,8 +521,7 @@ def put_back(k: Kernel, value: Value, out: Value, chosen: Chosen) -> Kernel:
     before, after = value.count("P"), out.count("P")
     pairs = share
     if before > 1 and after < before:
-        kept = after / before
-        pairs = share / kept * kept * max(after - 1, 0) / (before - 1)
+        pairs = share * max(after - 1, 0) / (before - 1)
     profile: Profile = ()
     if chosen is not None:
         dim, mask = chosen
@@ -530,8 +529,9 @@ def put_back(k: Kernel, value: Value, out: Value, chosen: Chosen) -> Kernel:
         weight = mask.copy()
         old = k.profile
         axis = axis_of(value.dims, dim)
-        if len(old) == len(value.positions) and old[axis] is not None and int(mask.sum()) == len(old[axis]):
-            weight[mask > 0] = old[axis]
+        own = old[axis] if len(old) == len(value.positions) else None
+        if own is not None and int(mask.sum()) == len(own):
+            weight[mask > 0] = own
         axes[axis] = weight / weight.mean()
         profile = tuple(axes)
     return settle(Kernel(k.same * share, k.far * pairs, k.cross * share, k.sample * pairs, None, profile), value.dims)
@@ -634,13 +634,13 @@ class Concatenate(Rule):
             start += size
             if value.iid or value.constant is not None:
                 continue
-            own = kernel
+            share = kernel
             if piece is not None:
                 level = float(piece.mean())
                 axes = list(kernel.profile)
                 axes[axis] = piece / level if level > 0 and size > 1 else None
-                own = replace(kernel, profile=tuple(axes)) * level
-            yield node, Gradient.of(Term(settle(own, value.dims)))
+                share = replace(kernel, profile=tuple(axes)) * level
+            yield node, Gradient.of(Term(settle(share, value.dims)))
 
 
 def axis_of(dims: Dims, dim: int) -> int:

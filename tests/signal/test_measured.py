@@ -1,0 +1,103 @@
+"""Prediction beside real forward and backward passes, on networks wide enough for a few seeds to settle."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from initcheck.signal.propagate import propagate
+from initcheck.tracing.ladder import trace
+
+
+def mlp() -> nn.Module:
+    return nn.Sequential(*(m for _ in range(4) for m in (nn.Linear(512, 512), nn.GELU())), nn.Linear(512, 256))
+
+
+def plain_cnn() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(8, 64, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(64, 128, 3, padding=1), nn.SiLU(),
+        nn.AvgPool2d(2), nn.Conv2d(128, 128, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(128 * 9, 128),
+    )  # fmt: skip
+
+
+class Block(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv1, self.norm1 = nn.Conv2d(width, width, 1, bias=False), nn.BatchNorm2d(width)
+        self.conv2, self.norm2 = nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(x + self.norm2(self.conv2(torch.relu(self.norm1(self.conv1(x))))))
+
+
+def residual() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(64, 128, 1, bias=False), nn.BatchNorm2d(128), nn.ReLU(), Block(128), Block(128), Block(128),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, 128),
+    )  # fmt: skip
+
+
+class Recurrent(nn.Module):
+    def __init__(self, kind: type[nn.Module]) -> None:
+        super().__init__()
+        self.rnn = kind(64, 128, 2, batch_first=True)
+        self.out = nn.Linear(128, 64)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.out(self.rnn(x)[0])
+
+
+def encoder() -> nn.Module:
+    return nn.TransformerEncoderLayer(128, 4, 256, batch_first=True, norm_first=True)
+
+
+CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "mlp": (mlp, (64, 512)),
+    "plain-cnn": (plain_cnn, (8, 8, 32, 32)),
+    "residual": (residual, (8, 64, 8, 8)),
+    "lstm": (lambda: Recurrent(nn.LSTM), (8, 24, 64)),
+    "gru": (lambda: Recurrent(nn.GRU), (8, 24, 64)),
+    "rnn": (lambda: Recurrent(nn.RNN), (8, 24, 64)),
+    "encoder": (encoder, (8, 16, 128)),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_forward_and_gradient_std_of_every_layer(name: str) -> None:
+    build, shape = CASES[name]
+    torch.manual_seed(0)
+    signal = propagate(trace(build(), (torch.randn(shape),), {}), strict=True)
+    assert signal.unknown_ops == {}
+    forward: dict[str, list[float]] = {}
+    gradient: dict[str, list[float]] = {}
+    for seed in range(4):
+        torch.manual_seed(seed)
+        model = build().train()
+
+        def watch(path: str) -> Callable[..., None]:
+            def hook(module: nn.Module, inputs: object, output: torch.Tensor | tuple[torch.Tensor, ...]) -> None:
+                tensor = output if isinstance(output, torch.Tensor) else output[0]
+                forward.setdefault(path, []).append(float(tensor.detach().var()))
+                tensor.register_hook(lambda g: gradient.setdefault(path, []).append(float(g.square().mean())))
+
+            return hook
+
+        names = {row.name for row in signal.layers}
+        for path, module in model.named_modules():
+            if path in names:
+                module.register_forward_hook(watch(path))
+        out = model(torch.randn(shape))
+        cotangent = torch.randn_like(out)
+        out.backward(cotangent / cotangent.square().mean().sqrt())
+    for row in signal.layers:
+        if row.name not in forward:
+            continue
+        real = math.sqrt(sum(forward[row.name]) / 4)
+        assert row.forward_std == pytest.approx(real, rel=0.12), f"forward std of {row.name}"
+        if row.name in gradient:
+            real = math.sqrt(sum(gradient[row.name]) / 4)
+            assert row.grad_std == pytest.approx(real, rel=0.15), f"gradient std of {row.name}"
