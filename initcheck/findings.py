@@ -70,7 +70,7 @@ class RewriteCall:
 
 @dataclass(frozen=True, slots=True)
 class InitStatement:
-    """``nn.init.<function>(<target>, <arguments>)`` to insert; ``target`` is an expression such as ``self.fc1.weight``."""
+    """``nn.init.<function>(<target>, <arguments>)`` to insert; ``target`` is an expression: ``self.fc1.weight``."""
 
     target: str
     function: str

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class FileJob:
-    """One file to analyse. ``text`` stands in for what is on disk (a fix being tried). ``skip``: models not to build."""
+    """One file to analyse. ``text`` stands in for what is on disk (a fix is tried). ``skip``: models not to build."""
 
     path: str
     text: str
