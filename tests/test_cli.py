@@ -407,7 +407,10 @@ def test_an_interrupt_does_not_wait_for_a_model_that_hangs(tmp_path: Path) -> No
         stderr=subprocess.PIPE,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored in what a shell runs behind it
     ) as process:
-        assert process.stderr is not None
-        assert any(b"Net" in line for line in process.stderr)  # progress tells that its constructor runs
-        process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 130
+        try:
+            assert process.stderr is not None
+            assert any(b"Net" in line for line in process.stderr)  # progress tells that its constructor runs
+            process.send_signal(signal.SIGINT)
+            assert process.wait(60) == 130
+        finally:
+            process.kill()
