@@ -324,7 +324,12 @@ class _Finder:
     def _is_default_settings(self, value: Any) -> bool:
         """Whether a value is a configuration of this file's own class, made of its defaults."""
         cls = type(value)
-        return self.module.__dict__.get(cls.__name__) is cls and _optional_only(cls)
+        if self.module.__dict__.get(cls.__name__) is not cls or not _optional_only(cls):
+            return False
+        try:
+            return bool(value == cls())
+        except Exception:  # any class may refuse
+            return False
 
     def _shown(self, value: Any) -> str:
         return f"{type(value).__name__}()" if self._is_default_settings(value) else _shown(value)

@@ -149,7 +149,7 @@ _NAMES: tuple[tuple[Any, str], ...] = (
         cond_dim time_dim hidden_d
     """),
     (0.1, r"""
-        .*(drop|dropout|drop_?rate|drop_?path).* p p_dropout pdrop
+        .*(drop|dp_ratio).* p p_dropout pdrop
     """),
     (0.2, r"""
         (negative_)?slope leak(iness)?
@@ -194,7 +194,7 @@ _NAMES: tuple[tuple[Any, str], ...] = (
         eos_token_id sos_idx
     """),
     (1, r"""
-        n_?gpus? ngpu gpu_ids? world_size
+        (n|num)_?gpus? gpu_ids? world_size
     """),
     ('relu', r"""
         activation(_fn|_function|_type)? act(_fn|_type|_func)? nonlinearity hidden_act

@@ -83,6 +83,7 @@ class Parameter:
     annotation: Any
     usage: Usage
     required: bool = True
+    default: Any = None
 
 
 @dataclasses.dataclass
@@ -190,7 +191,8 @@ def parameters(target: Any, node: ast.ClassDef | ast.FunctionDef | None) -> list
             continue
         annotation = hints.get(name, parameter.annotation)
         annotation = UNKNOWN if annotation is parameter.empty or isinstance(annotation, str) else annotation
-        found.append(Parameter(name, annotation, used.get(name, Usage()), parameter.default is parameter.empty))
+        required = parameter.default is parameter.empty
+        found.append(Parameter(name, annotation, used.get(name, Usage()), required, parameter.default))
     return found
 
 
@@ -279,8 +281,11 @@ def _instance(cls: type, context: Context) -> Any:
 def build_settings(cls: type, context: Context) -> Any:
     """An instance of a configuration class: its defaults, and made-up values for fields without one."""
     try:
-        needed = [p for p in parameters(cls, None) if p.required]
-        values = {p.name: value_for(p, context) for p in needed}
+        every = parameters(cls, None)
+        values = {p.name: value_for(p, context) for p in every if p.required}
+        for p in every:  # vocab_size: int = -1  # set by the tokenizer
+            if p.default == -1 and isinstance(size := by_name(p.name), int):
+                values[p.name] = size
         if UNKNOWN in values.values():
             return UNKNOWN
         return cls(**values)
