@@ -153,8 +153,17 @@ class _Finder:
             for name, node in functions.items():
                 if name not in made and (found := self._returned(node, made)) is not None:
                     made[name] = found
-        parts = self.definitions.helpers | self._nested_in_modules()
+        parts = self.definitions.helpers | self._nested_in_modules() | self._steps(made)
         return {name: makes for name, makes in made.items() if makes or (name not in parts and name[:1] != "_")}
+
+    def _steps(self, made: dict[str, str]) -> set[str]:
+        """Functions whose model another function completes (``model = network(); init(model); return model``)."""
+        found: set[str] = set()
+        for name in made:
+            for call in ast.walk(self.definitions.functions[name]):
+                if isinstance(call, ast.Call) and called_name(call) in made and called_name(call) != name:
+                    found.add(called_name(call))
+        return found
 
     def _nested_in_modules(self) -> set[str]:
         """Functions whose result is handed to a module's constructor: ``VGG(make_layers(cfg))``."""
@@ -207,7 +216,11 @@ class _Finder:
         context = self._context(ast.unparse(node))
         evaluation = self._evaluation(context)
         found = [c for c in self._constructions({name}) if c.scope.label != name]
-        ways = [*self._calls_of(name, node, target, {name}, context), *self._evaluated(found, evaluation)]
+        called, shown = (
+            list(self._calls_of(name, node, target, {name}, context)),
+            list(self._evaluated(found, evaluation)),
+        )
+        ways = [*called, *shown] if _optional_only(target) else [*shown, *called]
         hints = InputHints(None, self._held(found) | {name}, self.source, self.module, evaluation, "", context)
         return self._candidate(name, ways, self.source.location(node), hints)
 

@@ -161,7 +161,7 @@ _NAMES: tuple[tuple[Any, str], ...] = (
         momentum bn_momentum
     """),
     (1.0, r"""
-        temperature tau temp beta gamma lambd lam res_scale init_(std|scale) std sigma scaling gain
+        temperature tau temp beta gamma lambd lam res_scale
     """),
     (0.02, r"""
         initializer_range init_range

@@ -21,6 +21,7 @@ from torch import nn
 
 from initcheck.discovery.conventions import UNKNOWN, by_name, guess_shape
 from initcheck.discovery.environments import Box, Discrete, Environment, environment_for, is_environment
+from initcheck.discovery.placeholders import NotAvailableError
 
 _MODULE_NAMES = re.compile(
     r"(base_?)?(model|module|net(work)?|layer|fn|func|block|backbone|encoder|decoder|head|body|trunk|attn|attention|mlp|"
@@ -196,8 +197,22 @@ def parameters(target: Any, node: ast.ClassDef | ast.FunctionDef | None) -> list
     return found
 
 
+_DECIDES_INIT = re.compile(
+    r"(\w+_)?(init(ialis|ializ)?(er|ation|_fn|_func|_method|_type|_scheme|_std|_scale|_gain)?|scheme|variance|var|std|gain)"
+    r"|sigma(_[wb])?|weight_scale"
+)
+
+
 def value_for(parameter: Parameter, context: Context) -> Any:
-    """The value for one parameter; UNKNOWN if nothing suggests one."""
+    """The value for one parameter; UNKNOWN if nothing suggests one.
+
+    Raises:
+        NotAvailableError: if the value decides the initialisation: a verdict on made-up weights would be made up too.
+    """
+    if _DECIDES_INIT.fullmatch(parameter.name.lower()):
+        raise NotAvailableError(
+            f"{parameter.name!r} decides the initialisation, and nothing in the file says its value"
+        )
     for way in (_from_environment, _from_annotation, _from_usage, _from_context):
         value = way(parameter, context)
         if value is not UNKNOWN:

@@ -364,3 +364,37 @@ def test_another_file_of_the_project_says_how(tmp_path: Path) -> None:
     candidate = found(path)["DenseNet"]
     assert candidate.construct().fc.in_features == 6
     assert candidate.how.endswith("in main) in train.py")
+
+
+def test_a_value_that_decides_the_initialisation_is_never_made_up(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        "study.py",
+        """
+        from torch import nn
+
+        def network(width=8):
+            return nn.Sequential(nn.Linear(width, width), nn.ReLU())
+
+        def initialised(scheme):
+            model = network()
+            scheme(model[0].weight)
+            return model
+
+        def study():
+            schemes = {"zeros": nn.init.zeros_, "ones": nn.init.ones_}
+            for name, scheme in schemes.items():
+                model = initialised(scheme)
+                print(name, model)
+
+        def unused(variance: float):
+            layer = nn.Linear(4, 4)
+            nn.init.normal_(layer.weight, std=variance**0.5)
+            return nn.Sequential(layer)
+        """,
+    )
+    candidates = found(path)
+    assert list(candidates) == ["initialised", "unused"]
+    assert not candidates["initialised"].construct()[0].weight.any()  # the loop's first scheme
+    with pytest.raises(ConstructionError, match="'variance' decides the initialisation"):
+        candidates["unused"].construct()
