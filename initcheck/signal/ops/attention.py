@@ -392,3 +392,21 @@ class Triangle(Rule):
 
     def backward(self, call: Call, gradient: Gradient) -> Flow:
         yield call.node_of("input"), gradient.mapped(lambda k: k * call.memo["kept"])
+
+
+@register
+class CrossEntropy(Rule):
+    """Mean cross entropy of n-class logits against any target: ln n + v/2 for Gaussian logits of variance v.
+
+    The gradient starts at the logits (the primary output), not here.
+    """
+
+    ops: tuple[str, ...] = ("cross_entropy",)
+    signature: tuple[str, ...] = ("input", "target")
+
+    def forward(self, call: Call) -> Result:
+        x = call.value("input")
+        dim = 1 if len(x.dims) > 1 else 0
+        classes = math.prod(a.size for a in x.dims[dim])
+        dims: Dims = () if not call.shape else tuple(d for i, d in enumerate(x.dims) if i != dim)
+        return Value(dims, math.log(max(classes, 1)) + x.variance / 2, Kernel.constant(0.0)).settled()

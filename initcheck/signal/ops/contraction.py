@@ -80,12 +80,23 @@ class Einsum(Rule):
     def _operands(self, call: Call) -> tuple[Equation, list[torch.fx.Node], list[Value]]:
         nodes = list(call.node.all_input_nodes)
         values = [call.of(n) for n in nodes]
-        if len(nodes) == 1:
-            nodes, values = nodes * 2, values * 2
         equation = parse(str(call.node.args[0]), tuple(len(v.dims) for v in values), len(call.shape))
         return equation, nodes, values
 
+    def _order(self, call: Call) -> list[int] | None:
+        """For an einsum of one tensor that only reorders dims: the input dim of each output dim."""
+        if len(call.node.all_input_nodes) != 1:
+            return None
+        left, _, out = str(call.node.args[0]).replace(" ", "").partition("->")
+        if sorted(left) != sorted(out) or "." in left:
+            raise Unknown("einsum of one tensor that sums")
+        return [left.index(c) for c in out]
+
     def forward(self, call: Call) -> Result:
+        order = self._order(call)
+        if order is not None:
+            value = call.of(call.node.all_input_nodes[0])
+            return value.viewed(tuple(value.dims[d] for d in order))
         equation, _, (a, b) = self._operands(call)
         if is_weight(b) or is_weight(a):
             x, w, letters, other = (a, b, equation.first, equation.second)
@@ -123,6 +134,10 @@ class Einsum(Rule):
         return value.fresh(tuple(dims[c] for c in equation.out), covariance=k).settled()
 
     def backward(self, call: Call, gradient: Gradient) -> Flow:
+        if self._order(call) is not None:
+            node = call.node.all_input_nodes[0]
+            yield node, gradient.mapped(lambda k: settle(bare(k), call.of(node).dims))
+            return
         equation, nodes, (a, b) = self._operands(call)
         g = gradient.collapsed().without_local()
         if is_weight(b) or is_weight(a):

@@ -133,6 +133,8 @@ def evaluate(values: torch.Tensor, like: Value, source: Source) -> Value:
             raise Unknown("a function that is not defined for part of its input")
         values = torch.where(undefined, torch.zeros_like(values), values)
     spectrum = Spectrum.of(values.numpy(), source.at)
+    if not abs(spectrum.mean) < 1e150:
+        raise Unknown("values beyond any float")
     second = spectrum.kernel(source.correlation)
     covariance = second - spectrum.mean**2
     covariance = Kernel(
