@@ -1,4 +1,4 @@
-"""The plugin under the real flake8 (loaded as a local plugin, so that the test needs no installed entry point)."""
+"""The plugin under the real flake8: by its entry point where the package is installed, else as a local plugin."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import ast
 import os
 import subprocess
 import sys
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
@@ -18,10 +19,9 @@ BAD = "from torch import nn\n\n\ndef init(ä, b):\n    ü = nn.init.xavier_unifo
 
 def flake8(folder: Path, *options: str) -> tuple[int, list[str]]:
     pytest.importorskip("flake8")
-    (folder / ".flake8").write_text(
-        f"[flake8]\nignore = E702\n[flake8:local-plugins]\nextension =\n    IC = initcheck.plugins.flake8:Initcheck\n"
-        f"paths = {ROOT}\n"
-    )
+    local = f"[flake8:local-plugins]\nextension =\n    IC = initcheck.plugins.flake8:Initcheck\npaths = {ROOT}\n"
+    installed = any(entry.name == "IC" for entry in entry_points(group="flake8.extension"))
+    (folder / ".flake8").write_text("[flake8]\nignore = E702\n" + ("" if installed else local))
     done = subprocess.run(
         [sys.executable, "-m", "flake8", *options],
         cwd=folder,
