@@ -229,6 +229,8 @@ def constant_value(real: torch.Tensor) -> Value:
     if not integer and real.dim() >= 1 and bool(removed.any()) and not bool(removed.all()):
         kept = (~removed).sum(-1).to(torch.float64).numpy().ravel()
         numbers = numbers[~removed]
+    if real.dtype == torch.bool and real.dim() >= 2:
+        kept = numbers.sum(-1).numpy().ravel()
     mean = float(numbers.mean())
     variance = float(numbers.var(correction=0)) if numbers.numel() > 1 else 0.0
     used = {a.role for d in dims for a in d}

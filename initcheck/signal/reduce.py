@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
-from initcheck.signal.kernel import Kernel
+from initcheck.signal.kernel import Kernel, Profile
 from initcheck.signal.value import Atom, Dims, settle
 
 
@@ -18,6 +19,7 @@ def mean_covariance(k: Kernel, dims: Dims, over: Sequence[int]) -> Kernel:
     gone = [a for i in over for a in dims[i]]
     n_c, n_s = _count(gone, "C"), _count(gone, "S")
     k = k * (1.0 / n_c)
+    profile = remaining_profile(k, dims, set(over))
     everywhere = tuple(a.size for dim in dims for a in dim if a.role == "P")
     sizes = tuple(a.size for a in gone if a.role == "P")
     if sizes:
@@ -35,7 +37,15 @@ def mean_covariance(k: Kernel, dims: Dims, over: Sequence[int]) -> Kernel:
             k.sample,
         )
     rest: Dims = tuple(() if i in set(over) else dim for i, dim in enumerate(dims))
-    return settle(k, rest)
+    return settle(replace(k, profile=profile), rest)
+
+
+def remaining_profile(k: Kernel, dims: Dims, over: set[int]) -> Profile:
+    """The profile of the position axes that a reduction leaves."""
+    owners = [i for i, dim in enumerate(dims) for a in dim if a.role == "P"]
+    if len(k.profile) != len(owners):
+        return ()
+    return tuple(p for p, owner in zip(k.profile, owners, strict=True) if owner not in over)
 
 
 def sum_kernel(k: Kernel, dims: Dims, over: Sequence[int]) -> Kernel:

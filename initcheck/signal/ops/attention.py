@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,12 +20,45 @@ from initcheck.signal.value import MASKED, Atom, Dims, Mixing, Value, settle
 def concentration(keys: Array, variance: float) -> float:
     """E[sum_k p_k²] for softmax over n Gaussian logits of that variance, averaged over the rows' n.
 
-    For n logits, E[sum p²] = E[sum e^{2x}] / (sum e^x)² ~ e^{v}/n (log-normal moments), corrected for the
-    fluctuation of
-    the sum: (n + (e^{v} - 1)) more exactly 1/(1 + (n - 1) e^{-v}); it is 1 for n = 1 and tends to 1 as v grows.
+    For n logits, E[sum p²] = E[sum e^{2x}] / (sum e^x)² ~ e^{v}/n (log-normal moments), corrected for
+    the fluctuation of the sum: 1/(1 + (n - 1) e^{-v}), which is 1 for n = 1 and tends to 1 as v grows.
     """
     damp = math.exp(-min(variance, 700.0))
     return float(np.mean(1.0 / (1.0 + (keys - 1.0) * damp)))
+
+
+def squares_by_query(rows: Array, variance: float, queries: int) -> Array | None:
+    """E[sum_k p_k²] of each query, where masks let queries see different numbers of keys (causal attention)."""
+    if len(rows) < queries or len(rows) % queries or np.ptp(rows) == 0:
+        return None
+    damp = math.exp(-min(variance, 700.0))
+    per_row = 1.0 / (1.0 + (np.maximum(rows, 1.0) - 1.0) * damp)
+    return np.asarray(per_row.reshape(-1, queries).mean(0))
+
+
+def position_axis(dims: Dims, dim: int) -> int | None:
+    """Index of a dim among the position atoms, if it is one of them."""
+    if len(dims[dim]) != 1 or dims[dim][0].role != "P":
+        return None
+    return sum(a.role == "P" for d in dims[:dim] for a in d)
+
+
+def by_key(g: Kernel, total: Kernel, squares: Array, rows: Array, out: Dims, dims: Dims, axis: int) -> Kernel:
+    """Gradient of the values under a causal mask: key k hears from the queries q >= k, from each by p_qk².
+
+    Early keys hear from most queries, and from those whose weights are spread over few keys.
+    """
+    seen = np.maximum(rows.reshape(-1, len(squares)).mean(0), 1.0)
+    mine = position_axis(out, len(out) - 2)
+    own = g.profile[mine] if mine is not None and mine < len(g.profile) else None
+    weight = squares / seen * (np.ones(len(squares)) if own is None or len(own) != len(squares) else own)
+    heard = np.array([weight[seen > k].sum() for k in range(len(squares))])
+    flat = float((squares).mean())
+    if not heard.mean() > 0 or not flat > 0:
+        return total
+    axes: list[Array | None] = [None] * sum(a.role == "P" for d in dims for a in d)
+    axes[axis] = heard / heard.mean()
+    return replace(total * float(heard.mean() / flat), profile=tuple(axes))
 
 
 @register
@@ -276,9 +310,19 @@ class ScaledDotProductAttention(Rule):
         shared = max(score.cross - score.sample, 0.0)
         overlap = min(float(np.mean(1.0 / rows)) * math.exp(min(shared, 50.0)), square)
         keep = 1.0 - float(call.plain("dropout_p", 0.0) or 0.0)
-        call.memo.update(square=square / keep, overlap=overlap, inner=inner, scale=scale, score=score)
+        by_query = squares_by_query(rows, inner, queries)
+        call.memo.update(square=square / keep, overlap=overlap, inner=inner, scale=scale, rows=rows, by_query=by_query)
         dims = (*q.dims[:-1], v.dims[-1])
-        return mix(v, square / keep, overlap, dims)
+        result = mix(v, square / keep, overlap, dims)
+        places = position_axis(dims, len(dims) - 2)
+        if by_query is not None and places is not None:
+            # a query that sees few keys averages less
+            level = v.covariance.far + (v.covariance.same - v.covariance.far) * by_query / keep
+            if level.mean() > 0:
+                axes: list[Array | None] = [None] * len(result.positions)
+                axes[places] = level / level.mean()
+                result.covariance = replace(result.covariance, profile=tuple(axes))
+        return result
 
     def backward(self, call: Call, gradient: Gradient) -> Flow:
         q, k, v = call.value("query"), call.value("key"), call.value("value")
@@ -287,6 +331,9 @@ class ScaledDotProductAttention(Rule):
         queries, keys, width = q.shape[-2], k.shape[-2], v.shape[-1]
         groups = math.prod(q.shape[:-2]) / max(math.prod(k.shape[:-2]), 1)
         to_v = unmix(g, m["square"], m["overlap"], queries, keys, v.dims) * groups
+        places = position_axis(v.dims, len(v.dims) - 2)
+        if m["by_query"] is not None and places is not None and queries == keys:
+            to_v = by_key(g, to_v, m["by_query"], m["rows"], call.out.dims, v.dims, places)
         yield call.node_of("value"), Gradient.fresh(settle(to_v, v.dims))
         # through the softmax: dp = g . v over the width, ds = p (dp - sum p dp)
         spread = width * g.same * max(v.second.same - v.second.far, 0.0)

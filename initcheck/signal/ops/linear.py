@@ -466,8 +466,10 @@ class Embedding(Rule):
         unit: Dim = (Atom("C", width),) if width > 1 else ()
         dims = (*index.dims, unit)
         if index.constant is not None:
-            used = {a.role for a in index.atoms()}
-            return iid_value_like(dims, table, "S" in used and _differs(index), True)
+            # position ids: the same for all samples, another row at every position (token types: the same row)
+            several = bool((index.constant != index.constant.reshape(-1)[:1]).any())
+            places = tuple(tuple(Atom("P", a.size) for a in dim) for dim in index.dims)
+            return Value((*places, unit), table.mean, Kernel.independent(table.variance, False, several)).settled()
         repeat = table.variance / max(rows, 1)
         k = Kernel(table.variance, repeat, repeat, repeat)
         return Value(dims, table.mean, k, approximate=index.approximate).settled()
@@ -479,17 +481,6 @@ class Embedding(Rule):
         uses = index.count("S") * index.count("P") * index.count("C") / max(rows, 1)
         call.memo["weight_grad"] = math.sqrt(max(kernel.same * uses, 0.0))
         return ()
-
-
-def _differs(index: Value) -> bool:
-    constant = index.constant
-    return constant is not None and constant.dim() > 0 and bool((constant != constant[:1]).any())
-
-
-def iid_value_like(dims: Dims, table: Value, samples: bool, positions: bool) -> Value:
-    """Independent rows of ``table`` along those roles."""
-    k = Kernel.independent(table.variance, samples, positions)
-    return Value(dims, table.mean, k).settled()
 
 
 @register

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch.fx
 from initcheck.signal.gradient import Gradient, Term
 from initcheck.signal.grid import Spectrum
 from initcheck.signal.kernel import Array, Kernel, Profile
+from initcheck.signal.ops.normalisation import inverse_profile
 from initcheck.signal.reduce import unbroadcast
 from initcheck.signal.rule import Call, Flow, NotReady, Result, Rule, Unknown, register, shape_of
 from initcheck.signal.shape import given_part, matched, quantiles, sum_shape
@@ -391,6 +393,33 @@ def sum_of(parts: list[tuple[float, Value]]) -> Array:
     return total
 
 
+_CASTS = ("to", "float", "type_as", "type", "contiguous", "identity")
+
+
+def before_casts(node: torch.fx.Node) -> torch.fx.Node:
+    """The node that a chain of casts starts from."""
+    while str(node.meta.get("op", "")) in _CASTS and node.all_input_nodes:
+        node = node.all_input_nodes[0]
+    return node
+
+
+def normalised_operand(nodes: tuple[torch.fx.Node, ...]) -> torch.fx.Node | None:
+    """The x of x * rsqrt(mean(x², -1) + eps), an RMS norm written out; None for any other product."""
+    if len(nodes) != 2:
+        return None
+    for x, inverse in (nodes, nodes[::-1]):
+        chain = before_casts(inverse)
+        for op in ("rsqrt", "add", "mean"):
+            if str(chain.meta.get("op", "")) != op or not chain.all_input_nodes:
+                break
+            chain = before_casts(chain.all_input_nodes[0])
+        else:
+            square = str(chain.meta.get("op", "")) in ("pow", "square") and chain.all_input_nodes
+            if square and before_casts(chain.all_input_nodes[0]) is before_casts(x):
+                return x
+    return None
+
+
 @register
 class Product(Elementwise):
     """a * b. Independent operands: second moments multiply, pair by pair; each gets the gradient times the other."""
@@ -399,7 +428,10 @@ class Product(Elementwise):
     signature: tuple[str, ...] = ("input", "other")
 
     def across_sources(self, call: Call, moving: list[tuple[torch.fx.Node, Value]]) -> Result:
-        _, values, dims = split_operands(call)
+        nodes, values, dims = split_operands(call)
+        root = normalised_operand(nodes)
+        if root is not None and call.of(root).second.same > 0:
+            return self._rms_norm(call.of(root))
         mean, second = 1.0, None
         for value in values:
             mean *= value.mean
@@ -422,9 +454,27 @@ class Product(Elementwise):
                 result.positive = False
         return result
 
+    def _rms_norm(self, x: Value) -> Value:
+        """Each position is divided by its own root mean square: one second moment everywhere."""
+        inverse = 1.0 / math.sqrt(x.second.same)
+        k = replace(x.covariance, profile=()) * inverse**2
+        shape = None
+        if not x.normal and x.variance > 0:
+            shape = sum_shape([quantiles(x.own_grid().double().numpy(), x.own_source().at.weights)], 0.0)
+        return Value(x.dims, x.mean * inverse, k, approximate=x.approximate, shape_on_grid=shape).settled()
+
     def backward_across(self, call: Call, gradient: Gradient, moving: list[tuple[torch.fx.Node, Value]]) -> Flow:
         nodes, values, dims = split_operands(call)
         kernel = gradient.collapsed()
+        root = normalised_operand(nodes)
+        if root is not None and call.of(root).second.same > 0:
+            x = call.of(root)
+            channels = max(math.prod(a.size for a in x.dims[-1]), 2)
+            kernel = kernel * ((1.0 - 1.0 / channels) / x.second.same)
+            if x.covariance.profile:
+                kernel = kernel * inverse_profile(x)
+            yield root, Gradient.fresh(settle(kernel, x.dims))
+            return
         for i, (node, value) in enumerate(zip(nodes, values, strict=True)):
             if value.iid or value.constant is not None:
                 continue

@@ -522,7 +522,7 @@ def put_back(k: Kernel, value: Value, out: Value, chosen: Chosen) -> Kernel:
     pairs = share
     if before > 1 and after < before:
         pairs = share * max(after - 1, 0) / (before - 1)
-    profile: Profile = ()
+    profile: Profile = k.profile if before == after and len(k.profile) == len(value.positions) else ()
     if chosen is not None:
         dim, mask = chosen
         axes: list[Array | None] = [None] * len(value.positions)
