@@ -141,3 +141,20 @@ def test_live_clones_are_seen() -> None:
             nn.init.xavier_uniform_(parameter)
     again = initcheck.analyze(encoder, torch.randn(4, 8, 32)).findings
     assert [f.code for f in again if f.severity >= initcheck.Severity.WARNING] == []
+
+
+def test_equal_tables_are_no_clones() -> None:
+    """Blocks that each start with the same computed matrix, beside others drawn anew, were not copied."""
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mix = nn.Linear(16, 16)
+            self.value = nn.Linear(16, 16, bias=False)
+            nn.init.eye_(self.value.weight)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.value(torch.relu(self.mix(x)))
+
+    report = initcheck.analyze(nn.Sequential(Block(), Block()), torch.randn(8, 16))
+    assert [f.code for f in report.findings if f.severity >= initcheck.Severity.WARNING] == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -28,10 +29,16 @@ def live_parameters(model: nn.Module) -> dict[str, ParameterRecord]:
     modules = dict(model.named_modules(remove_duplicate=False))
     records: dict[str, ParameterRecord] = {}
     firsts: _Firsts = {}
+    twins: dict[str, str] = {}
+    named: dict[str, torch.Tensor] = {}
     for key, (name, *aliases) in names.items():
         tensor = tensors[key]
         path, _, attribute = name.rpartition(".")
         dist = measured(tensor)
+        named[name] = tensor
+        twin = _twin(name, tensor, dist, firsts)
+        if twin:
+            twins[name] = twin
         records[name] = ParameterRecord(
             name=name,
             module=path,
@@ -44,9 +51,10 @@ def live_parameters(model: nn.Module) -> dict[str, ParameterRecord]:
             aliases=tuple(aliases),
             equal_rows=equal_slices(tensor, 0),
             equal_columns=equal_slices(tensor, 1),
-            clone_of=_twin(name, tensor, dist, firsts),
             location=assignment(modules, path),
         )
+    for name, original in _clones(twins, named).items():
+        records[name] = replace(records[name], clone_of=original)
     return records
 
 
@@ -55,15 +63,38 @@ _Firsts = dict[tuple[object, ...], list[tuple[str, torch.Tensor]]]
 
 
 def _twin(name: str, tensor: torch.Tensor, dist: Distribution, firsts: _Firsts) -> str:
-    """The first parameter with exactly the same random values; empty if there is none."""
+    """The first parameter of another module with exactly the same values; empty if there is none."""
     if not dist.known or not dist.std > 0:
         return ""
     key = (tuple(tensor.shape), tensor.dtype, tensor.device, dist.mean, dist.std)  # equal tensors measure equal
     for other, values in firsts.setdefault(key, []):
-        if torch.equal(values, tensor):
+        if other.rpartition(".")[0] != name.rpartition(".")[0] and torch.equal(values, tensor):
             return other
     firsts[key].append((name, tensor))
     return ""
+
+
+def _clones(twins: dict[str, str], tensors: dict[str, torch.Tensor]) -> dict[str, str]:
+    """The twins that were copied: layers whose matrices are *all* equal, and random.
+
+    One equal matrix among others that differ was computed in the same way (an identity, a table of decay rates).
+    """
+    matrices = [name for name, tensor in tensors.items() if tensor.dim() > 1]
+    found: dict[str, str] = {}
+    for name, other in twins.items():
+        mine, theirs = name.split("."), other.split(".")
+        differ = next((i for i, (one, two) in enumerate(zip(mine, theirs, strict=False)) if one != two), 0)
+        stem = ".".join(mine[: differ + 1]) + "."
+        siblings = [m for m in matrices if m.startswith(stem)]
+        if all(m in twins for m in siblings) and any(_random(tensors[m]) for m in siblings):
+            found[name] = other
+    return found
+
+
+def _random(tensor: torch.Tensor) -> bool:
+    """Whether the values look drawn: hardly any of the first thousand occurs twice."""
+    head = tensor.detach().flatten()[:1024]
+    return int(torch.unique(head).numel()) > 0.9 * head.numel()
 
 
 def live_buffers(model: nn.Module) -> dict[str, Distribution]:
