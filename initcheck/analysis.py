@@ -11,6 +11,7 @@ import torch
 import torch._dynamo  # fake tensors import it (2 s) when first used: once, in the server, not in every child
 
 from initcheck.audit import audit
+from initcheck.discovery.absent import absent_bases
 from initcheck.discovery.candidates import Candidate, ConstructionError, candidates
 from initcheck.discovery.inputs import Inputs, InputsNotFound, find_inputs
 from initcheck.discovery.loader import LoadError, load
@@ -49,7 +50,12 @@ def analyse_file(job: FileJob, emit: Emit) -> None:
         emit("finding", model_not_analysed(job.path, "", str(error), line=error.line or 1))
         emit("debug", traceback.format_exc())
         return
-    for candidate in candidates(source, module, job.config):
+    found = candidates(source, module, job.config)
+    known = {candidate.name for candidate in found}
+    for name, where, reason in () if job.config.only_listed_models else absent_bases(source, module):
+        if name not in known and name not in job.skip:
+            emit("finding", model_not_analysed(job.path, name, reason, location=where))
+    for candidate in found:
         if candidate.name in job.skip:
             continue
         emit("begin", (candidate.name, candidate.location))

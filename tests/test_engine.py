@@ -123,6 +123,13 @@ def test_missing_import_and_failing_forward_are_said(tmp_path: Path) -> None:
     assert "not today" in forward.message
 
 
+def test_a_model_on_a_missing_base_is_said(tmp_path: Path) -> None:
+    text = GOOD.replace("from torch import nn\n", "from torch import nn\n    from no_such_package import Base\n", 1)
+    result = run(write(tmp_path, based=text.replace("class Net(nn.Module)", "class Net(Base)")), Config()).result
+    assert codes(result) == [("based", "IC002")]
+    assert "no_such_package" in result.all_findings()[0].message
+
+
 def test_folders_are_searched_and_excluded_ones_are_not(tmp_path: Path) -> None:
     (tmp_path / "pkg").mkdir()
     (tmp_path / ".venv").mkdir()
