@@ -124,7 +124,7 @@ def _pair(predicted: float | None, real: float | None, error: float | None) -> s
 
 
 def log_ratio(predicted: float | None, real: float | None) -> float | None:
-    """ln(predicted/measured); None where either is missing or both vanish; infinite where one vanishes or is no number."""
+    """ln(predicted/measured); None if either is missing or both vanish, infinite if one vanishes or is no number."""
     if predicted is None or real is None or (predicted == 0.0 and real == 0.0):
         return None
     if not (math.isfinite(predicted) and math.isfinite(real)):

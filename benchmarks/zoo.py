@@ -426,8 +426,11 @@ def transformers_models() -> list[Model]:
 
 def models(patterns: list[str] | None = None) -> list[Model]:
     """All models whose package is installed and whose id matches one of the globs (all, if none are given)."""
-    found = own_models()
-    for source in (transformers_models, torchvision_models, timm_models):
+    found = []
+    sources = {"own": own_models, "hf": transformers_models, "tv": torchvision_models, "timm": timm_models}
+    for prefix, source in sources.items():
+        if patterns and not any(fnmatchcase(f"{prefix}:", p.partition(":")[0] + ":") for p in patterns):
+            continue  # not even imported
         try:
             found += source()
         except ImportError as missing:
