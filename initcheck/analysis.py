@@ -28,7 +28,8 @@ from initcheck.tracing.ladder import TraceError, Trial, trace
 from initcheck.tracing.trace import Trace
 
 if TYPE_CHECKING:
-    from initcheck.worker import Emit, FileJob
+    from initcheck.child import Emit
+    from initcheck.worker import FileJob
 
 
 class _NotAnalysedError(Exception):
@@ -40,8 +41,8 @@ class _NotAnalysedError(Exception):
         self.hint = hint
 
 
-def analyse_file(job: FileJob, emit: Emit) -> None:
-    """Find, build and check every root model of the file; see ``worker.Emit`` for what is emitted."""
+def analyse(job: FileJob, emit: Emit) -> None:
+    """Find, build and check every root model of the file; see ``child.Emit`` for what is emitted."""
     torch.set_num_threads(1)
     source = SourceFile.parse(job.path, job.text)
     try:

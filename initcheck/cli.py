@@ -24,6 +24,7 @@ from initcheck.config_file import (
     parse_target,
 )
 from initcheck.exit_codes import FAILURE, INTERRUPTED
+from initcheck.sizes import parse_size
 
 _COLORS = ("auto", "always", "never")
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -35,6 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     command: click.Command = check
     if given and given[0] in COMMANDS:
         command = COMMANDS[given.pop(0)]
+    if not _has_current_folder():
+        print("initcheck: error: the current folder no longer exists", file=sys.stderr)
+        return FAILURE
     try:
         code = command.main(given, prog_name=_shown_name(command), standalone_mode=False)
     except click.ClickException as error:
@@ -49,6 +53,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         return _crashed(error, "--debug" in given)
     return int(code or 0)
+
+
+def _has_current_folder() -> bool:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _shown_name(command: click.Command) -> str:
@@ -237,6 +249,13 @@ def _flag(*names: str, section: str, help: str) -> Callable[[Callable[..., Any]]
     type=float,
     callback=_checked(_positive),
     help="Give up on a model after this time.  [default: 60]",
+)
+@_option(
+    "--memory-limit",
+    section="Models",
+    metavar="SIZE",
+    callback=_checked(parse_size),
+    help="Give up on a model that takes more memory.  [default: 8 GiB]",
 )
 @_option(
     "-j",

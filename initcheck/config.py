@@ -135,8 +135,9 @@ class Config:
     """Everything that a run can be told. Plain data: it travels to worker processes.
 
     ``select`` and ``ignore`` are prefixes of codes. ``fail_on``: the least severity that makes the exit code 1; None:
-    no finding does. ``only_listed_models``: analyse ``models`` and nothing else. ``color`` and ``width`` (0: no limit)
-    are of the stream that the report goes to.
+    no finding does. ``only_listed_models``: analyse ``models`` and nothing else. ``timeout`` (seconds) and
+    ``memory_limit`` (bytes, resident) are of one model. ``color`` and ``width`` (0: no limit) are of the stream that
+    the report goes to.
     """
 
     source: str = ""
@@ -150,6 +151,7 @@ class Config:
     only_listed_models: bool = False
     mode: str = "train"
     timeout: float = 60.0
+    memory_limit: int = 8 << 30
     jobs: int = field(default_factory=_default_jobs)
     fix: bool = False
     safe_fixes_only: bool = False

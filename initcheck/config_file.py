@@ -30,6 +30,7 @@ from initcheck.config import (
     near,
 )
 from initcheck.findings import Severity
+from initcheck.sizes import parse_size
 
 Parse = Callable[[Any, Path], Any]
 """(TOML value, folder that its paths are relative to) -> attribute value; ValueError says what was expected."""
@@ -184,6 +185,12 @@ def _seconds(value: Any, root: Path) -> float:
     return float(value)
 
 
+def _size(value: Any, root: Path) -> int:
+    if not isinstance(value, str):
+        raise ValueError(f'expected a size such as "8 GiB", got {_shown(value)}')
+    return parse_size(value)
+
+
 _MODEL_KEYS = ("target", "args", "kwargs", "inputs")
 
 
@@ -272,6 +279,7 @@ OPTIONS: Mapping[str, Option] = {
     "models": Option("models", _models),
     "mode": Option("mode", _one_of(*MODES)),
     "timeout": Option("timeout", _seconds),
+    "memory-limit": Option("memory_limit", _size),
     "jobs": Option("jobs", _count),
     "device": Option("device", _device),
     "seeds": Option("seeds", _count),

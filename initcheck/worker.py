@@ -15,13 +15,14 @@ import signal
 import sys
 import threading
 import time
-import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
+from initcheck import child
 from initcheck.findings import Finding, Location
+from initcheck.limits import Watch
 from initcheck.places import as_given, relocated
 from initcheck.results import FileResult, Report
 
@@ -51,12 +52,11 @@ class _Progress:
     defects: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     debug: list[str] = field(default_factory=list)
-    done: bool = False
 
-
-Emit = Callable[[str, Any], None]
-"""How the child speaks: ("begin", (name, Location)), ("report", Report), ("finding", Finding), and with a text each
-"defect", "error" (what could not be done) and "debug"."""
+    @property
+    def finished(self) -> set[str]:
+        """Models of which all has been said."""
+        return {report.model for report in self.models} | {f.model for f in self.findings if f.model}
 
 
 class InterruptedRunError(Exception):
@@ -66,14 +66,15 @@ class InterruptedRunError(Exception):
 INTERRUPTED = threading.Event()
 """Set by the engine when the run is broken off (Ctrl-C), so that no thread goes on waiting for its child."""
 
-_ATTENTION = 0.2  # seconds between two looks at INTERRUPTED
+_ATTENTION = 0.1  # seconds between two looks at a child that says nothing
+_WARM_UP = 300.0  # seconds for the server to import torch, on however slow a machine
 
 
 def analyse_isolated(job: FileJob, tell: Callable[[str], None] | None = None) -> FileResult:
     """Analyse a file's models in a child process.
 
-    A child that dies or outlives ``config.timeout`` seconds on one model yields IC002 for that model; the rest of the
-    file is analysed by another child.
+    A child that dies, or outlives ``config.timeout`` seconds or outgrows ``config.memory_limit`` bytes on one model,
+    yields IC002 for that model; the rest of the file is analysed by another child.
 
     Args:
         job: the file.
@@ -85,11 +86,15 @@ def analyse_isolated(job: FileJob, tell: Callable[[str], None] | None = None) ->
         reason = _run_child(replace(job, skip=frozenset(skipped)), progress, tell)
         if reason is None:
             break
-        progress.findings.append(_lost(job, progress, reason))
-        skipped.update(report.model for report in progress.models)
-        if not progress.current or progress.current in skipped:
-            break  # it died outside a model, or again on one it was told to skip: nothing more to save
-        skipped.add(progress.current)
+        lost, known = progress.current, len(skipped)
+        skipped |= progress.finished
+        if lost and lost not in skipped:
+            progress.findings.append(_lost(job, progress, reason))
+            skipped.add(lost)
+        elif len(skipped) == known:  # it died outside a model, or again on one it was told to skip: no way on
+            progress.current = ""
+            progress.findings.append(_lost(job, progress, reason))
+            break
         progress.current = ""
     return FileResult(
         path=job.path,
@@ -113,62 +118,82 @@ def _run_child(job: FileJob, progress: _Progress, tell: Callable[[str], None] | 
     """One child from start to end; None if it finished, else why it did not."""
     context = _context()
     receiver, sender = context.Pipe(duplex=False)
-    child = context.Process(target=_child_main, args=(job, sender), daemon=False)
-    with _main_module_hidden():
-        child.start()
+    process = context.Process(target=child.main, args=(job, sender), daemon=False)
+    with _undisturbed_start():
+        process.start()
     sender.close()
+    watch = Watch(process.pid, job.config.memory_limit)
     try:
-        return _listen(child, receiver, job, progress, tell)
+        return _listen(process, receiver, job, progress, tell, watch)
     finally:
-        _end(child)
+        _end(process, watch)
         receiver.close()
 
 
 def _listen(
-    child: Any, receiver: Connection, job: FileJob, progress: _Progress, tell: Callable[[str], None] | None
+    process: Any,
+    receiver: Connection,
+    job: FileJob,
+    progress: _Progress,
+    tell: Callable[[str], None] | None,
+    watch: Watch,
 ) -> str | None:
     limit = job.config.timeout
-    shown = as_given(job.path)
+    deadline = time.monotonic() + _WARM_UP
     while True:
-        if not _arrives(receiver, limit + (30.0 if not progress.current else 0.0)):
-            return f"took longer than {limit:g} s (raise it with --timeout)"
-        try:
-            kind, value = receiver.recv()
-        except EOFError:
-            child.join(5)
-            return _why_it_died(child.exitcode)
-        if kind == "done":
-            return None
-        if kind == "begin":
-            progress.current, progress.location = value
-            if tell is not None:
-                tell(f"{job.path}: {progress.current}")
-        elif kind == "report":
-            progress.models.append(relocated(value, shown))
-            progress.current = ""
-        elif kind == "finding":
-            progress.findings.append(relocated(value, shown))
-        elif kind == "defect":
-            progress.defects.append(value)
-        elif kind == "error":
-            progress.errors.append(value)
-        elif kind == "debug":
-            progress.debug.append(value)
-
-
-def _arrives(receiver: Connection, seconds: float) -> bool:
-    """Whether a message (or the end of the child) comes in that time."""
-    end = time.monotonic() + seconds
-    while not receiver.poll(min(_ATTENTION, max(end - time.monotonic(), 0.0))):
+        ready = multiprocessing.connection.wait([receiver, process.sentinel], _ATTENTION)
         if INTERRUPTED.is_set():
             raise InterruptedRunError
-        if time.monotonic() >= end:
-            return False
-    return True
+        if receiver in ready:
+            try:
+                kind, value = receiver.recv()
+            except (EOFError, OSError):
+                process.join(5)
+                return _why_it_died(process.exitcode)
+            if kind == "done":
+                return None
+            if kind in _TURNS:
+                deadline = time.monotonic() + limit
+            _take(kind, value, job, progress, tell)
+        elif ready:  # its processes may still hold the pipe open, it has ended
+            process.join(5)
+            return _why_it_died(process.exitcode)
+        elif time.monotonic() > deadline:
+            return f"took longer than {limit:g} s (raise it with --timeout)"
+        elif excess := watch.exceeded():
+            return excess
+
+
+_TURNS = frozenset({"started", "begin", "report", "finding", "history"})
+"""Messages after which the child has its full time again."""
+
+
+def _take(kind: str, value: Any, job: FileJob, progress: _Progress, tell: Callable[[str], None] | None) -> None:
+    shown = as_given(job.path)
+    if kind == "begin":
+        progress.current, progress.location = value
+        if tell is not None:
+            tell(f"{job.path}: {progress.current}")
+    elif kind == "report":
+        progress.models.append(relocated(value, shown))
+        progress.current = ""
+    elif kind == "finding":
+        progress.findings.append(relocated(value, shown))
+        progress.current = ""
+    elif kind == "defect":
+        progress.defects.append(value)
+    elif kind == "error":
+        progress.errors.append(value)
+    elif kind == "debug":
+        progress.debug.append(value)
 
 
 def _why_it_died(code: int | None) -> str:
-    if code is not None and code < 0:
+    if code is None:
+        return "it closed its process's files"
+    if code == child.BROKEN:
+        return "its process could send no result (it closed its files)"
+    if code < 0:
         try:
             name = signal.Signals(-code).name
         except ValueError:
@@ -177,14 +202,15 @@ def _why_it_died(code: int | None) -> str:
     return f"its process ended early with exit code {code}"
 
 
-def _end(child: Any) -> None:
+def _end(process: Any, watch: Watch) -> None:
     """Kill the child and whatever it started (it leads a process group of its own where there are groups)."""
-    if child.pid is not None and hasattr(os, "killpg"):
+    watch.end_descendants()
+    if process.pid is not None and hasattr(os, "killpg"):
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(child.pid, signal.SIGKILL)
-    if child.is_alive():
-        child.kill()
-    child.join(5)
+            os.killpg(process.pid, signal.SIGKILL)
+    if process.is_alive():
+        process.kill()
+    process.join(5)
 
 
 _CONTEXT: list[Any] = []
@@ -202,57 +228,24 @@ def _context() -> Any:
     return _CONTEXT[0]
 
 
-_MAIN_LOCK = threading.Lock()  # several threads start children
+_START_LOCK = threading.Lock()  # several threads start children
+_HASH_SEED = "PYTHONHASHSEED"
 
 
 @contextlib.contextmanager
-def _main_module_hidden() -> Any:
-    """Keep multiprocessing from importing the caller's ``__main__`` again in the child: it may be any script."""
-    with _MAIN_LOCK:
-        main = sys.modules.get("__main__")
-        blank = type(sys)("__main__")
-        sys.modules["__main__"] = blank
+def _undisturbed_start() -> Iterator[None]:
+    """Keep multiprocessing from importing the caller's ``__main__`` again in the child: it may be any script.
+
+    And let sets have the same order in every run: what user code makes of one is reproducible then.
+    """
+    with _START_LOCK:
+        main, seed = sys.modules.get("__main__"), os.environ.get(_HASH_SEED)
+        sys.modules["__main__"] = type(sys)("__main__")
+        os.environ.setdefault(_HASH_SEED, "0")
         try:
             yield
         finally:
             if main is not None:
                 sys.modules["__main__"] = main
-
-
-def _child_main(job: FileJob, sender: Connection) -> None:
-    """In the child: no terminal, no network, one thread; then the analysis, message by message."""
-    if hasattr(os, "setsid"):
-        with contextlib.suppress(OSError):
-            os.setsid()
-    null = os.open(os.devnull, os.O_RDWR)
-    for stream in (0, 1, 2):
-        os.dup2(null, stream)
-    sys.stdin = open(os.devnull)  # noqa: SIM115
-    sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
-    _cut_network()
-
-    def emit(kind: str, value: Any) -> None:
-        sender.send((kind, value))
-
-    try:
-        from initcheck.analysis import analyse_file  # in here: a torch that does not import is a defect, not a model's
-
-        analyse_file(job, emit)
-    except BaseException as error:
-        emit("defect", f"{job.path}: {type(error).__name__}: {error}\n{traceback.format_exc()}")
-    emit("done", None)
-    sender.close()
-    os._exit(0)  # user threads and exit handlers do not get a say
-
-
-def _cut_network() -> None:
-    """Make every outgoing connection fail at once: an analysis never downloads anything."""
-    import socket
-
-    def refuse(self: socket.socket, address: Any) -> None:
-        raise OSError(f"initcheck lets no analysed code reach the network (it tried {address!r})")
-
-    socket.socket.connect = refuse  # type: ignore[method-assign,assignment]
-    socket.socket.connect_ex = refuse  # type: ignore[method-assign,assignment]
-    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE"):
-        os.environ[name] = "1"
+            if seed is None:
+                del os.environ[_HASH_SEED]

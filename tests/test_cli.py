@@ -122,6 +122,7 @@ def test_an_interrupt_is_130(fake: FakeEngine, capsys: pytest.CaptureFixture[str
         (["--output-format", "xml"], "xml"),
         (["--timeout", "0"], "above 0"),
         (["--jobs", "0"], "above 0"),
+        (["--memory-limit", "8"], "expected a size such as"),
         (["--seeds", "x"], "not a valid integer"),
         (["--device", "tpu"], "expected cpu, cuda, cuda:N or mps"),
         (["--exclude", "!"], "is not a pattern"),
@@ -174,7 +175,8 @@ def test_a_path_called_like_a_command_can_be_checked(fake: FakeEngine) -> None:
 def test_every_option_reaches_the_engine(fake: FakeEngine, tmp_path: Path) -> None:
     arguments = (
         "a.py b --select IC2,IC801 --select ic7 --ignore IC201 --fail-on error --exclude build/,*_pb2.py --mode eval "
-        "--timeout 2.5 -j 3 --fix --safe-fixes-only --diff --measure --device cuda:1 --seeds 4 --output-format json "
+        "--timeout 2.5 --memory-limit 500M -j 3 --fix --safe-fixes-only --diff --measure --device cuda:1 --seeds 4 "
+        "--output-format json "
         "--output-file out.json --show-info --statistics -q --debug --force-exclude"
     )
     assert main(arguments.split()) == 0
@@ -183,6 +185,7 @@ def test_every_option_reaches_the_engine(fake: FakeEngine, tmp_path: Path) -> No
     assert (config.select, config.ignore, config.fail_on) == (("IC2", "IC801", "IC7"), ("IC201",), Severity.ERROR)
     assert config.excludes("x_pb2.py")
     assert (config.mode, config.timeout, config.jobs, config.device, config.seeds) == ("eval", 2.5, 3, "cuda:1", 4)
+    assert config.memory_limit == 500 << 20
     flags = ("fix", "safe_fixes_only", "diff", "measure", "show_info", "statistics", "quiet", "debug", "force_exclude")
     assert all(getattr(config, flag) for flag in flags)
     assert json.loads((tmp_path / "out.json").read_text())["findings"] == []
