@@ -11,6 +11,7 @@ from initcheck.rules import registry
 from initcheck.rules.base import ModelContext
 from initcheck.signal.propagate import propagate
 from initcheck.signal.result import Signal
+from initcheck.signal.stretches import stretches
 from initcheck.source.file import SourceFile
 from initcheck.tracing.trace import Trace
 
@@ -47,5 +48,6 @@ def audit(traced: Trace, fallback: Location, source: SourceFile | None = None) -
         parameters=len(traced.parameters),
         parameter_elements=sum(math.prod(record.shape) for record in traced.parameters.values()),
         notes=tuple(traced.notes),
+        stretches=stretches(traced),
     )
     return Audit(report, signal, tuple(defects))

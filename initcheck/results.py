@@ -40,11 +40,38 @@ class LayerRow:
 
 
 @dataclass(frozen=True, slots=True)
+class Stretch:
+    """A run of the same linear map and activation, by mean-field theory (``signal.stretches``, ``signal.mean_field``).
+
+    ``layers``: module paths in order. ``weight_variance``: sigma_w² = fan_in Var[w] (divided by what dropout keeps);
+    ``bias_variance``: sigma_b². ``fixed_point``: q*, the variance of pre-activations that the stretch settles at, nan
+    where it grows without bound. ``chi``: chi_1 at q*, the factor per layer of the gradient's second moment.
+    ``depth_scale``: xi = 1/|ln chi_1| in layers, infinite at the edge of chaos; ``trainable_depth``: 6 xi.
+    """
+
+    layers: tuple[str, ...]
+    kind: str
+    activation: str
+    weight_variance: float
+    bias_variance: float
+    fixed_point: float
+    chi: float
+    depth_scale: float
+    trainable_depth: float
+
+    @property
+    def too_deep(self) -> bool:
+        """Whether it has more layers than signals (chi_1 < 1) or gradients (chi_1 > 1) survive."""
+        return len(self.layers) > self.trainable_depth
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """The audit of one model.
 
     ``rung``: how the graph was had ("recorder", "export", "real forward"). ``coverage``: share of the graph's
     computing nodes with a known scale, 0 to 1. ``unknown_ops``: op name to number of nodes, for ops without a rule.
+    ``stretches``: runs of alike layers, with their depth scales.
     """
 
     model: str
@@ -62,6 +89,7 @@ class Report:
     notes: tuple[str, ...] = ()
     seconds: float = 0.0
     measured: Measurement | None = None
+    stretches: tuple[Stretch, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON-ready data (the same shape as one model of ``--output-format json``)."""

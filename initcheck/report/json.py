@@ -64,6 +64,7 @@ def report_to_dict(report: Report) -> dict[str, Any]:
         "seconds": report.seconds,
         "notes": report.notes,
         "layers": [_layer(row) for row in report.layers],
+        "stretches": [dataclasses.asdict(stretch) for stretch in report.stretches],
         "findings": [finding_to_dict(finding) for finding in report.findings],
         "measured": None if report.measured is None else _measured(report.measured),
     }

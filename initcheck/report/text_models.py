@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from rich.text import Text
 
 from initcheck.config import Config
+from initcheck.findings import Severity
 from initcheck.report.excerpt import folded, printable
-from initcheck.report.figures import STYLES, counted, plural, scale_range, share
-from initcheck.results import FileResult, Report
+from initcheck.report.figures import STYLES, counted, number, plural, scale_range, share
+from initcheck.results import FileResult, Report, Stretch
 
 
 def model_lines(file: FileResult, config: Config) -> Iterator[Text]:
@@ -19,11 +20,11 @@ def model_lines(file: FileResult, config: Config) -> Iterator[Text]:
     for report in file.models:
         where = str(report.location) if report.location is not None else file.path
         line = Text.assemble((where, "bold"), ": ", (report.model, "bold"), ": ", _verdict(report, config))
-        line.append("; " + printable("; ".join(_facts(report))).replace("\n", " "))
+        line.append("; " + printable("; ".join(_facts(report, config))).replace("\n", " "))
         yield from folded(line, config.width, len(where))
 
 
-def _facts(report: Report) -> Iterator[str]:
+def _facts(report: Report, config: Config) -> Iterator[str]:
     """How it was built, what it was fed, how far it was understood, and the range of the scales."""
     if report.built_by:
         yield f"built by {report.built_by}"
@@ -32,7 +33,16 @@ def _facts(report: Report) -> Iterator[str]:
     yield f"{plural(len(report.layers), 'layer')}, {share(report.coverage)} of the graph known ({report.rung})"
     yield scale_range("forward std", [(row.forward_std, row.name) for row in report.layers])
     yield scale_range("gradient std", [(row.grad_std, row.name) for row in report.layers])
+    yield from (_stretch(s) for s in report.stretches if s.too_deep or config.shows(Severity.INFO))
     yield from report.notes
+
+
+def _stretch(stretch: Stretch) -> str:
+    """What mean-field theory says of a run of alike layers."""
+    run = f"{len(stretch.layers)} × {stretch.kind}+{stretch.activation} ({stretch.layers[0]} to {stretch.layers[-1]})"
+    settles = "q grows" if math.isnan(stretch.fixed_point) else f"q* {number(stretch.fixed_point)}"
+    facts = f"{run}: χ₁ {number(stretch.chi)}, {settles}, depth scale ξ {number(stretch.depth_scale)} layers"
+    return facts + (f", trainable to about {stretch.trainable_depth:.0f}" if stretch.too_deep else "")
 
 
 def _verdict(report: Report, config: Config) -> tuple[str, str]:

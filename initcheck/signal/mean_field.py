@@ -49,6 +49,14 @@ def response(activation: Activation, variance: float, mean: float = 0.0) -> Resp
     return Response(float(weights @ values), float(weights @ values**2), float(weights @ slope**2))
 
 
+def _second_moment(activation: Activation, variance: float) -> float:
+    """E[phi²] at N(0, variance): what the iteration needs, without the derivative."""
+    at = nodes(0)
+    with torch.no_grad():
+        values = activation(torch.from_numpy(math.sqrt(max(variance, 0.0)) * at.z))
+    return float(torch.from_numpy(at.weights) @ values**2)
+
+
 @dataclass(frozen=True, slots=True)
 class Stack:
     """A homogeneous stack at its fixed point. ``variance``: q*, nan if there is none (it grows without bound)."""
@@ -74,7 +82,7 @@ def fixed_point(activation: Activation, weight_variance: float, bias_variance: f
     """q* and chi_1 of a stack, by iteration from q = 1; homogeneous activations keep q or leave it geometrically."""
     q = 1.0
     for _ in range(2000):
-        following = weight_variance * response(activation, q).second + bias_variance
+        following = weight_variance * _second_moment(activation, q) + bias_variance
         if not math.isfinite(following) or following > 1e30:
             return Stack(math.nan, weight_variance * response(activation, q).slope)
         if abs(following - q) <= 1e-12 * max(q, 1e-300) or following < 1e-30:

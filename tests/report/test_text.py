@@ -12,7 +12,7 @@ from rich.cells import cell_len
 from initcheck.config import Config
 from initcheck.findings import Finding, Location, Severity
 from initcheck.report import closing, render
-from initcheck.results import FileResult, FixSummary, RunResult
+from initcheck.results import FileResult, FixSummary, Report, RunResult, Stretch
 
 
 def text(result: RunResult, **options: object) -> str:
@@ -225,3 +225,14 @@ def test_diff_puts_the_diff_alone_on_stdout_and_the_rest_beside_it() -> None:
 
 def test_the_report_is_the_same_twice() -> None:
     assert text(samples.run(measured=True)) == text(samples.run(measured=True))
+
+
+def test_a_stretch_deeper_than_trainable_is_said() -> None:
+    layers = tuple(f"layers.{i}" for i in range(50))
+    deep = Stretch(layers, "linear", "tanh", 1.3, 0.05, 0.4, 0.88, 7.834, 47.0)
+    shallow = replace(deep, layers=layers[:20])
+    result = RunResult((FileResult(samples.PATH, (Report("Deep", layers=samples.LAYERS, stretches=(deep, shallow)),)),))
+    said = "50 × linear+tanh (layers.0 to layers.49): χ₁ 0.88, q* 0.4, depth scale ξ 7.83 layers, trainable to about 47"
+    assert said in text(result)
+    assert "20 × linear+tanh" not in text(result)
+    assert "20 × linear+tanh" in text(result, show_info=True)
