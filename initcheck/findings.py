@@ -92,7 +92,15 @@ class InsertInit:
     module_types: tuple[str, ...] = ()
 
 
-Edit = RewriteCall | InsertInit
+@dataclass(frozen=True, slots=True)
+class Substitute:
+    """Edit: the text at ``location`` (its exact range) becomes ``text``; with an empty text, its lines are removed."""
+
+    location: Location
+    text: str
+
+
+Edit = RewriteCall | InsertInit | Substitute
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 import libcst as cst
 from libcst.metadata import CodeRange, MetadataWrapper, PositionProvider
 
-from initcheck.findings import Edit
+from initcheck.findings import Edit, Substitute
 from initcheck.fix.errors import EditError
 from initcheck.fix.excerpt import Excerpt, whole
 from initcheck.fix.imports import ImportChanger, with_statements
@@ -17,6 +17,7 @@ from initcheck.fix.naming import Names
 from initcheck.fix.plan import Plan, make_plan
 from initcheck.fix.rewrite import CallRewriter
 from initcheck.fix.style import Style, preferred_quote
+from initcheck.fix.substitute import substituted
 from initcheck.source.file import SourceError, SourceFile
 
 
@@ -38,9 +39,15 @@ def apply_edits(text: str, path: str, edits: Iterable[Edit]) -> str:
     if not wanted:
         return text
     source = SourceFile.parse(path, text)
-    plan = make_plan(source, wanted)
-    names = Names(source)
-    code = _with_imports(_with_edits(source, plan, names), source, plan, names)
+    substitutions = [edit for edit in wanted if isinstance(edit, Substitute)]
+    if substitutions:
+        if len(substitutions) < len(wanted):
+            raise EditError("it cannot be made together with the fixes of other calls", substitutions[0])
+        code = substituted(source, substitutions)
+    else:
+        plan = make_plan(source, wanted)
+        names = Names(source)
+        code = _with_imports(_with_edits(source, plan, names), source, plan, names)
     try:
         SourceFile.parse(path, code)
     except SourceError as error:

@@ -6,7 +6,7 @@ import ast
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from initcheck.findings import Edit, InsertInit, RewriteCall
+from initcheck.findings import Edit, InsertInit, RewriteCall, Substitute
 from initcheck.fix.errors import EditError
 from initcheck.fix.leftovers import leftovers
 from initcheck.fix.naming import Names
@@ -83,6 +83,8 @@ def make_plan(source: SourceFile, edits: Iterable[Edit]) -> Plan:
     for edit in edits:
         if edit.location.path != source.path:
             raise EditError(f"it must be made in another file, {edit.location.path}", edit)
+        if isinstance(edit, Substitute):
+            continue  # text, which needs no place to be found
         if isinstance(edit, InsertInit):
             node = find_class(source.tree, edit)
             plan.insertions.setdefault(_start(source, node), []).append((node, edit))
@@ -131,6 +133,8 @@ def edited_lines(source: SourceFile, edits: Iterable[Edit]) -> set[int]:
             except EditError:
                 where = edit.location
             lines.update(range(where.line, max(where.end_line, where.line) + 1))
+        elif isinstance(edit, Substitute):
+            lines.update(range(edit.location.line, edit.location.end_line + 1))
     return lines
 
 

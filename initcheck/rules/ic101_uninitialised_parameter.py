@@ -92,9 +92,9 @@ def check_source(source: SourceFile) -> Iterator[Finding]:
     creations = list(_creations(source))
     if not creations:
         return
-    touched = _touched(source, {attribute for _, attribute, _ in creations})
+    written = touched(source, {attribute for _, attribute, _ in creations})
     for node, attribute, factory in creations:
-        if attribute not in touched:
+        if attribute not in written:
             yield finding(
                 CODE,
                 _message(attribute, factory),
@@ -138,7 +138,7 @@ def _is_empty(source: SourceFile, call: ast.Call) -> bool:
     return bool(re.search(r"(?:num|dim|size|channel|features|width|hidden|n_|len\()", text)) and "[" not in text
 
 
-def _touched(source: SourceFile, attributes: set[str]) -> set[str]:
+def touched(source: SourceFile, attributes: set[str]) -> set[str]:
     """Attributes that the file may write: assigned again, mutated, passed on, named in a string, looped over."""
     found: set[str] = set()
     assigned: dict[tuple[str, str], int] = {}

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import ast
 import difflib
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from initcheck.findings import Finding
+from initcheck.findings import Finding, Fix, Substitute
 from initcheck.rules.base import ModelContext, finding
 from initcheck.rules.source_index import text_of
 from initcheck.rules.writes import listed
@@ -22,11 +23,127 @@ _NEAR = 0.8
 """Similarity (of difflib) of a literal and a part of a parameter's name that counts as a slip of the pen."""
 
 
+# -- from the source: == with a tail that can be no full name ---------------------------------------------------------
+
+_SUSPECT = re.compile(r"""named_(?:parameters|modules)\b""")
+_EQUALS = re.compile(r"""==\s*["'][\w.]+["']|["'][\w.]+["']\s*==""")
+
+
+def check_source(source: SourceFile) -> Iterator[Finding]:
+    """``name == "proj.weight"`` in a loop over the parameters of a class that has no attribute ``proj``."""
+    if _SUSPECT.search(source.text) is None or _EQUALS.search(source.text) is None:
+        return
+    classes = {node.name: node for node in ast.walk(source.tree) if isinstance(node, ast.ClassDef)}
+    stack: list[tuple[ast.AST, str, tuple[ast.If, ...]]] = [(source.tree, "", ())]
+    while stack:
+        node, owner, guards = stack.pop()
+        if isinstance(node, ast.For) and _name_variable(node):
+            yield from _never_equal(source, node, _name_variable(node), _looped_class(node, owner, guards), classes)
+        if isinstance(node, ast.ClassDef):
+            owner = node.name
+        inside = (*guards, node) if isinstance(node, ast.If) else guards
+        stack.extend((child, owner, inside) for child in ast.iter_child_nodes(node))
+
+
+def _looped_class(loop: ast.For, owner: str, guards: tuple[ast.If, ...]) -> str:
+    """The class whose parameters are looped over: of ``self``, or what an ``isinstance`` around says; else empty."""
+    assert isinstance(loop.iter, ast.Call)
+    assert isinstance(loop.iter.func, ast.Attribute)
+    receiver = loop.iter.func.value
+    if not isinstance(receiver, ast.Name):
+        return ""
+    if receiver.id == "self":
+        return owner
+    for guard in reversed(guards):
+        test = guard.test
+        if (
+            isinstance(test, ast.Call)
+            and isinstance(test.func, ast.Name)
+            and test.func.id == "isinstance"
+            and len(test.args) == 2
+            and ast.unparse(test.args[0]) == receiver.id
+            and isinstance(test.args[1], (ast.Name, ast.Attribute))
+        ):
+            return ast.unparse(test.args[1]).rpartition(".")[2]
+    return ""
+
+
+def _never_equal(
+    source: SourceFile, loop: ast.For, variable: str, looped: str, classes: dict[str, ast.ClassDef]
+) -> Iterator[Finding]:
+    if not looped:
+        return
+    for guard in ast.walk(loop):
+        if not isinstance(guard, ast.If) or not _writes(guard):
+            continue
+        literal = _literal(guard.test, variable)
+        if literal is None or literal[0] != "==" or "." not in literal[1]:
+            continue
+        text = literal[1]
+        head = text.partition(".")[0]
+        owners = [name for name, node in classes.items() if _assigns(node, head)]
+        if not owners or any(_related(name, looped, classes) for name in owners):
+            continue
+        if re.search(rf"(?:add_module|setattr|register_module)\(.*{head}", source.text):
+            continue
+        yield finding(
+            CODE,
+            f"no parameter passes the filter `{text_of(guard.test)}`, so that what it guards never runs: `{head}` is "
+            f"an attribute of {listed(owners)}, so the full name has the path to it in front",
+            source.location(guard.test),
+            suggestion=f"{variable}.endswith({text!r})",
+            fix=Fix("compare the end of the name", (_as_endswith(source, guard.test, variable, text),)),
+        )
+
+
+def _assigns(node: ast.ClassDef, attribute: str) -> bool:
+    """Whether a class sets ``self.<attribute>``."""
+    return any(
+        isinstance(item, ast.Attribute)
+        and item.attr == attribute
+        and isinstance(item.ctx, ast.Store)
+        and isinstance(item.value, ast.Name)
+        and item.value.id == "self"
+        for item in ast.walk(node)
+    )
+
+
+def _related(one: str, other: str, classes: dict[str, ast.ClassDef]) -> bool:
+    """Whether the two are the same class, or one derives from the other (as far as this file tells)."""
+    return other in _lineage(one, classes) or one in _lineage(other, classes)
+
+
+def _lineage(name: str, classes: dict[str, ast.ClassDef]) -> set[str]:
+    found: set[str] = set()
+    queue = [name]
+    while queue:
+        at = queue.pop()
+        if at in found:
+            continue
+        found.add(at)
+        if at in classes:
+            queue += [ast.unparse(base).rpartition(".")[2] for base in classes[at].bases]
+    return found
+
+
+def _as_endswith(source: SourceFile, test: ast.expr, variable: str, text: str) -> Substitute:
+    return Substitute(source.location(test), f"{variable}.endswith({_quoted(source, text)})")
+
+
+def _quoted(source: SourceFile, text: str) -> str:
+    """A literal in the file's own way of quoting."""
+    return f'"{text}"' if source.text.count('"') >= source.text.count("'") else repr(text)
+
+
+# -- from the init log -----------------------------------------------------------------------------------------------
+
+
 def check_model(context: ModelContext) -> Iterator[Finding]:
     """Filters in loops that ran while the model was built, whose branch nothing entered, and what they nearly match."""
     source = context.source
     if source is None or "named_" not in source.text or context.trace.weights_are_data:
         return
+    known = {found.location for found in check_source(source)}
     lines = {
         frame.location.line
         for record in context.trace.parameters.values()
@@ -35,26 +152,32 @@ def check_model(context: ModelContext) -> Iterator[Finding]:
         if frame.location.path == source.path
     }
     names = list(context.trace.parameters)
-    for loop, variable in _loops(source):
+    for loop, variable in _loops(source.tree):
         if not _ran(loop, lines):
             continue
         for guard in ast.walk(loop):
-            if isinstance(guard, ast.If):
+            if isinstance(guard, ast.If) and source.location(guard.test) not in known:
                 yield from _check(context, source, guard, variable, lines, names)
 
 
-def _loops(source: SourceFile) -> Iterator[tuple[ast.For, str]]:
+def _loops(tree: ast.AST) -> Iterator[tuple[ast.For, str]]:
     """``for name, p in self.named_parameters()`` with the name's variable."""
-    for node in ast.walk(source.tree):
-        if (
-            isinstance(node, ast.For)
-            and isinstance(node.target, ast.Tuple)
-            and isinstance(node.target.elts[0], ast.Name)
-            and isinstance(node.iter, ast.Call)
-            and isinstance(node.iter.func, ast.Attribute)
-            and node.iter.func.attr in _NAMED
-        ):
-            yield node, node.target.elts[0].id
+    for node in ast.walk(tree):
+        if isinstance(node, ast.For) and _name_variable(node):
+            yield node, _name_variable(node)
+
+
+def _name_variable(node: ast.For) -> str:
+    """``name`` of ``for name, p in self.named_parameters()``; empty for any other loop."""
+    if (
+        isinstance(node.target, ast.Tuple)
+        and isinstance(node.target.elts[0], ast.Name)
+        and isinstance(node.iter, ast.Call)
+        and isinstance(node.iter.func, ast.Attribute)
+        and node.iter.func.attr in _NAMED
+    ):
+        return node.target.elts[0].id
+    return ""
 
 
 def _inside(lines: set[int], node: ast.stmt) -> bool:
@@ -81,9 +204,12 @@ def _check(
             continue
         near = "" if meant or any(text in n for n in names) else _nearest(text, names)
         if meant:
-            yield _finding(context, source, guard, text, listed(meant), f"{variable}.endswith({text!r})")
+            edit = _as_endswith(source, test, variable, text)  # type: ignore[arg-type]
+            yield _finding(context, source, guard, text, listed(meant), f"{variable}.endswith({text!r})", edit)
         elif near:
-            yield _finding(context, source, guard, text, f"`{near}`", f"{near!r}")
+            constant = next(n for n in ast.walk(test) if isinstance(n, ast.Constant) and n.value == text)
+            edit = Substitute(source.location(constant), _quoted(source, text.replace(text.strip("."), near)))
+            yield _finding(context, source, guard, text, f"`{near}`", f"{near!r}", edit)
         return
 
 
@@ -135,7 +261,13 @@ def _nearest(text: str, names: list[str]) -> str:
 
 
 def _finding(
-    context: ModelContext, source: SourceFile, guard: ast.If, text: str, meant: str, suggestion: str
+    context: ModelContext,
+    source: SourceFile,
+    guard: ast.If,
+    text: str,
+    meant: str,
+    suggestion: str,
+    edit: Substitute,
 ) -> Finding:
     return finding(
         CODE,
@@ -144,4 +276,5 @@ def _finding(
         source.location(guard.test),
         model=context.trace.model,
         suggestion=suggestion,
+        fix=Fix("let the filter pass what it is meant for", (edit,)),
     )

@@ -209,6 +209,52 @@ def test_found_at_the_right_line(name: str) -> None:
     assert found(text) == sorted(expected)
 
 
+FOUND |= {
+    "IC105 the end of a name for a whole one": (
+        """
+        class Block(nn.Module):
+            def __init__(self):
+                self.c_proj = nn.Linear(4, 4)
+
+        class Net(Base):
+            def _init_weights(self, module):
+                if isinstance(module, Base):
+                    for name, p in module.named_parameters():
+                        if name == "c_proj.weight":
+                            nn.init.normal_(p, std=0.01)
+        """,
+        [("IC105", 9)],
+    ),
+    "IC305 torch.rand, scaled": (
+        """
+        class Spectral(nn.Module):
+            def __init__(self, i, o, modes):
+                self.weights1 = nn.Parameter(torch.rand(i, o, modes, dtype=torch.cfloat) / (i * o))
+                self.weights2 = nn.Parameter(self.scale * torch.rand(i, o, modes, dtype=torch.cfloat))
+        """,
+        [("IC305", 3)],
+    ),
+    "IC704 zeroed from two places": (
+        """
+        class Lora(nn.Module):
+            def __init__(self, r):
+                self.a = nn.Linear(8, r, bias=False)
+                self.b = nn.Linear(r, 8, bias=False)
+                nn.init.kaiming_uniform_(self.a.weight, a=math.sqrt(5))
+                nn.init.zeros_(self.b.weight)
+
+            def forward(self, x):
+                return self.b(self.a(x))
+
+        def wrap():
+            new = Lora(4)
+            nn.init.zeros_(new.a.weight)
+            return new
+        """,
+        [("IC704", 13)],
+    ),
+}
+
 QUIET = {
     "names that only look deprecated": "torch.normal(0, 1, (2,))\nimport numpy as np\nnp.random.normal(0, 1)",
     "a function of the user's own": "def xavier_uniform(w):\n    return w\nxavier_uniform(w)",
@@ -350,6 +396,49 @@ QUIET = {
                 nn.init.xavier_uniform_(self.conv.weight)
         """,
     "a file without torch": "x = 1\n",
+    "the whole name of an own parameter": """
+        class Net(nn.Module):
+            def __init__(self):
+                self.c_proj = nn.Linear(4, 4)
+                for name, p in self.named_parameters():
+                    if name == "c_proj.weight":
+                        nn.init.normal_(p, std=0.01)
+        """,
+    "names of an object whose class is not known": """
+        class Block(nn.Module):
+            def __init__(self):
+                self.c_proj = nn.Linear(4, 4)
+
+        def f(module):
+            for name, p in module.named_parameters():
+                if name == "c_proj.weight":
+                    nn.init.normal_(p, std=0.01)
+        """,
+    "torch.rand that is centred, drawn again, or no weight": """
+        class A(nn.Module):
+            def __init__(self):
+                self.weight1 = nn.Parameter(torch.rand(4, 4) - 0.5)
+                self.weight2 = nn.Parameter(torch.rand(4, 4))
+                self.pos_embedding = nn.Parameter(torch.rand(1, 4, 4))
+                self.layer_scale_weight = nn.Parameter(torch.rand(4, 4))
+                self.weight3 = nn.Parameter(torch.rand(4))
+                nn.init.normal_(self.weight2)
+        """,
+    "LoRA with one zero factor, and its reset": """
+        class Lora(nn.Module):
+            def __init__(self, r):
+                self.a = nn.Linear(8, r, bias=False)
+                self.b = nn.Linear(r, 8, bias=False)
+                nn.init.zeros_(self.b.weight)
+
+            def forward(self, x):
+                return self.b(self.a(x))
+
+        def wrap():
+            new = Lora(4)
+            nn.init.zeros_(new.b.weight)
+            return new
+        """,
 }
 
 

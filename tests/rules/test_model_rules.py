@@ -1,0 +1,111 @@
+"""Model rules with the init log: what they find, at which line, and what they leave alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from filed import audit_text, line_of
+
+DECODER = """
+    class Decoder(nn.Module):
+        def __init__(self):
+            super().__init__()
+            sizes = [64, 32, 16, 8]
+            self.ups = nn.ModuleList([nn.ConvTranspose2d(a, b, 4, 2, 1) for a, b in zip(sizes, sizes[1:])])
+            self.norms = nn.ModuleList([{norm} for b in sizes[1:]])
+            for m in self.modules():
+                if isinstance(m, nn.ConvTranspose2d):
+                    {call}
+
+        def forward(self, x):
+            for up, norm in zip(self.ups, self.norms):
+                x = torch.relu(norm(up(x)))
+            return x
+
+    model = Decoder()
+    y = model(torch.randn(4, 64, 4, 4))
+"""
+
+BLOCKS = """
+    class Block(nn.Module):
+        def __init__(self, d):
+            super().__init__()
+            self.norm, self.up, self.down = nn.LayerNorm(d), nn.Linear(d, 2 * d), nn.Linear(2 * d, d)
+
+        def forward(self, x):
+            return x + self.down(torch.relu(self.up(self.norm(x))))
+
+    class Net(nn.Module):
+        def __init__(self, depth=9, d=32):
+            super().__init__()
+            self.blocks = nn.Sequential(*[Block(d) for _ in range(depth)])
+            self.norm, self.head = nn.LayerNorm(d), nn.Linear(d, 8)
+            for name, p in self.named_parameters():
+                if p.dim() > 1:
+                    nn.init.normal_(p, std=0.06)
+                if {test}:
+                    nn.init.normal_(p, std=0.06 / math.sqrt(depth))
+
+        def forward(self, x):
+            return self.head(self.norm(self.blocks(x)))
+
+    model = Net()
+    y = model(torch.randn(8, 16, 32))
+"""
+
+MIXER = """
+    class Mixer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.head = nn.Linear(32, 64), nn.Linear(64, 10)
+            {call}
+
+        def forward(self, x):
+            return self.head(torch.relu(self.first(x)))
+
+    model = Mixer()
+    y = model(torch.randn(16, 32))
+"""
+
+FOUND = {
+    "IC302 three layers at the wrong scale": (
+        DECODER.format(norm="nn.Identity()", call="nn.init.kaiming_normal_(m.weight)"),
+        ("IC302", "warning", "nn.init.kaiming_normal_(m.weight)"),
+    ),
+    "IC302 whoever names the mode has thought of the axis": (
+        DECODER.format(norm="nn.Identity()", call="nn.init.kaiming_normal_(m.weight, mode='fan_out')"),
+        ("IC302", "info", "nn.init.kaiming_normal_(m.weight, mode='fan_out')"),
+    ),
+    "IC305 uniform from zero": (
+        MIXER.format(call="nn.init.uniform_(self.first.weight, 0, 0.2)"),
+        ("IC305", "warning", "nn.init.uniform_(self.first.weight, 0, 0.2)"),
+    ),
+    "IC403 the wrong matrix": (
+        BLOCKS.format(test="name.endswith('up.weight')"),
+        ("IC403", "warning", "if name.endswith('up.weight'):"),
+    ),
+    "IC105 a slip of the pen": (
+        BLOCKS.format(test="'dwon.weight' in name"),
+        ("IC105", "error", "if 'dwon.weight' in name:"),
+    ),
+}
+
+QUIET = {
+    "a norm behind each": DECODER.format(norm="nn.BatchNorm2d(b)", call="nn.init.kaiming_normal_(m.weight)"),
+    "DCGAN's std": DECODER.format(norm="nn.Identity()", call="nn.init.normal_(m.weight, 0, 0.05)"),
+    "branch ends": BLOCKS.format(test="name.endswith('down.weight')"),
+    "centred": MIXER.format(call="nn.init.uniform_(self.first.weight, -0.2, 0.2)"),
+}
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_found_once_at_its_line(name: str, tmp_path: Path) -> None:
+    text, expected = FOUND[name]
+    findings = audit_text(text, tmp_path)
+    assert [(f.code, f.severity.label, line_of(f)) for f in findings] == [expected]
+
+
+@pytest.mark.parametrize("name", QUIET)
+def test_stays_quiet(name: str, tmp_path: Path) -> None:
+    assert audit_text(QUIET[name], tmp_path) == []
