@@ -6,7 +6,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-from initcheck.analysis import analyse_file
+from initcheck.analysis import analyse
 from initcheck.config import Config
 from initcheck.findings import Finding
 from initcheck.results import Report
@@ -31,7 +31,7 @@ def audit_text(text: str, folder: Path) -> list[Finding]:
         elif kind in ("defect", "finding"):
             defects.append(str(value))
 
-    analyse_file(FileJob(source.path, source.text, Config(show_info=True)), emit)
+    analyse(FileJob(source.path, source.text, Config(show_info=True)), emit)
     assert defects == []
     assert reports, "no model was found"
     found = [*findings, *(f for report in reports for f in report.findings)]
