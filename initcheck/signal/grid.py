@@ -24,6 +24,7 @@ ORDER = 64
 PHASES = 16
 _STEP = 2 * HALF_WIDTH / POINTS
 _POWERS = np.arange(ORDER)
+_TABLE = np.linspace(0.0, np.sqrt(2.0), 384)
 _TAIL_POWERS = 1.4 * ORDER * 2.0 ** np.arange(8)
 
 
@@ -73,6 +74,8 @@ class Spectrum:
     def __call__(self, rho: Array) -> Array:
         """E[f f'] at those correlations; the remainder continues the decay of the last two octaves of k."""
         rho = np.clip(np.nan_to_num(rho, nan=0.0), -1.0, 1.0)
+        if rho.size > len(_TABLE):  # many pairs: F is smooth in sqrt(1 - rho), kinks of f included
+            return np.asarray(np.interp(np.sqrt(1.0 - rho), _TABLE, self(1.0 - _TABLE**2)))
         result = np.power.outer(rho, _POWERS) @ self.squares
         rest = self.total - float(self.squares.sum())
         if rest > 1e-12 * abs(self.total):

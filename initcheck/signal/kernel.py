@@ -13,7 +13,8 @@ sample  other            other
 
 Different channels are taken as independent given the mean (random weights). ``local`` refines ``far`` for short
 displacements along the position axes (pooling, up-sampling); most values have none: with independent weights a
-convolution of white input stays white on average over weights (Novak et al. 2019, eq. 7).
+convolution of white input stays white on average over weights (Novak et al. 2019, eq. 7). ``pairs`` spells ``same``
+and ``far`` out for every pair of positions, where these are not alike (causal attention).
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ class Kernel:
 
     ``local``: same-sample kernel by displacement, one axis per position atom, ``local[0, ..., 0] == same``; beyond
     its end, and along axes of length 1, the kernel is ``far``. None: white. ``profile``: how the elementwise moment is
-    spread over positions, one entry per position atom, () for flat.
+    spread over positions, one entry per position atom, () for flat. ``pairs``: for one position atom, the same-sample
+    kernel of every two positions relative to ``same`` (mean of the diagonal 1); ``far`` and ``profile`` agree with it.
     """
 
     same: float
@@ -44,6 +46,18 @@ class Kernel:
     sample: float
     local: Array | None = None
     profile: Profile = ()
+    pairs: Array | None = None
+
+    @classmethod
+    def by_pairs(cls, pairs: Array, cross: float, sample: float) -> Kernel:
+        """From the same-sample moment of every two positions."""
+        size = len(pairs)
+        diagonal = np.maximum(pairs.diagonal(), 0.0)
+        same = float(diagonal.mean())
+        far = float((pairs.sum() - diagonal.sum()) / (size * (size - 1))) if size > 1 else same
+        if not (same > 0 and np.isfinite(same)):
+            return cls(same, far, cross, sample)
+        return cls(same, far, cross, sample, None, (diagonal / same,), pairs / same)
 
     @classmethod
     def constant(cls, value: float) -> Kernel:
@@ -63,8 +77,45 @@ class Kernel:
     def map(self, function: Callable[[Array], Array]) -> Kernel:
         """``function`` applied to every entry (it must act elementwise)."""
         pairs = function(np.array([self.same, self.far, self.cross, self.sample]))
+        if self.pairs is not None:
+            every = function(self.same * self.pairs.ravel()).reshape(self.pairs.shape)
+            return Kernel.by_pairs(every, float(pairs[2]), float(pairs[3]))
         local = None if self.local is None else function(self.local.ravel()).reshape(self.local.shape)
         return Kernel(float(pairs[0]), float(pairs[1]), float(pairs[2]), float(pairs[3]), local, self.profile)
+
+    def between_positions(self, size: int) -> Array:
+        """The same-sample moment of every two of ``size`` positions."""
+        if self.pairs is not None and len(self.pairs) == size:
+            return self.same * self.pairs
+        result = np.full((size, size), self.far)
+        shape = self.profile[0] if len(self.profile) == 1 else None
+        if shape is None or len(shape) != size:
+            np.fill_diagonal(result, self.same)
+            return result
+        root = np.sqrt(np.maximum(shape, 0.0))
+        outer = np.multiply.outer(root, root)
+        others = (outer.sum() - outer.trace()) / max(size * (size - 1), 1)
+        result = result * (outer / others if others > 0 else 1.0)
+        np.fill_diagonal(result, self.same * shape)
+        return np.asarray(result)
+
+    def flat(self) -> Kernel:
+        """Every position brought to the same second moment, correlations kept."""
+        if self.pairs is None:
+            return replace(self, profile=()) if self.profile else self
+        root = np.sqrt(np.maximum(self.pairs.diagonal(), 1e-30))
+        return replace(
+            Kernel.by_pairs(self.same * self.pairs / np.multiply.outer(root, root), self.cross, self.sample), profile=()
+        )
+
+    def bent(self, profile: Profile) -> Kernel:
+        """The second moments spread over positions as a profile (mean 1) says, correlations kept."""
+        if not profile and self.pairs is not None:
+            return self.flat()
+        if self.pairs is None or len(profile) != 1 or profile[0] is None or len(profile[0]) != len(self.pairs):
+            return replace(self, profile=profile, pairs=None)
+        root = np.sqrt(profile[0] / np.maximum(self.pairs.diagonal(), 1e-30))
+        return Kernel.by_pairs(self.same * self.pairs * np.multiply.outer(root, root), self.cross, self.sample)
 
     def __add__(self, other: Kernel | float) -> Kernel:
         return self._combine(other, lambda a, b: a + b, self._mixed_profile(other))
@@ -74,7 +125,12 @@ class Kernel:
 
     def __mul__(self, other: Kernel | float) -> Kernel:
         """Elementwise (Hadamard) product: the kernel of a product of independent factors."""
-        if isinstance(other, Kernel) and self.profile and other.profile:
+        if not isinstance(other, Kernel) and self.pairs is not None:
+            return replace(
+                self, same=self.same * other, far=self.far * other, cross=self.cross * other, sample=self.sample * other
+            )
+        paired = isinstance(other, Kernel) and (self.pairs is not None or other.pairs is not None)
+        if isinstance(other, Kernel) and self.profile and other.profile and not paired:
             profile, overlap = _profile_product(self.profile, other.profile)
             return self._combine(other, lambda a, b: a * b * overlap, profile)
         profile = self.profile or (other.profile if isinstance(other, Kernel) else ())
@@ -97,6 +153,11 @@ class Kernel:
     def _combine(self, other: Kernel | float, op: Callable[[float, float], float], profile: Profile) -> Kernel:
         if not isinstance(other, Kernel):
             other = Kernel.constant(float(other))
+        if self.pairs is not None or other.pairs is not None:
+            size = len(self.pairs) if self.pairs is not None else len(other.pairs)  # type: ignore[arg-type]
+            if other.pairs is None or self.pairs is None or len(self.pairs) == len(other.pairs):
+                every = np.asarray(op(self.between_positions(size), other.between_positions(size)))  # type: ignore[arg-type]
+                return Kernel.by_pairs(every, op(self.cross, other.cross), op(self.sample, other.sample))
         local = None
         if self.local is not None or other.local is not None:
             mine, theirs = _matched(self, other)

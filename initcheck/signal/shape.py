@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -72,6 +73,13 @@ def given_part(square: Array, u: Array, part: Array, rest: Array) -> Array:
 def matched(total: Kernel, slope: Array, source_nodes: Nodes, correlation: Kernel) -> Kernel:
     """The kernel that, times the kernel of ``slope``, gives ``total``."""
     own = Spectrum.of(slope, source_nodes).kernel(correlation.without_local())
+    if total.pairs is not None:
+        size = len(total.pairs)
+        whole, part = total.between_positions(size), own.between_positions(size)
+        every = np.divide(whole, part, out=np.zeros_like(whole), where=np.abs(part) > 1e-9 * own.same)
+        other = replace(total, pairs=None, profile=())
+        other = matched(other, slope, source_nodes, correlation)
+        return Kernel.by_pairs(every, other.cross, other.sample)
 
     def ratio(a: float, b: float) -> float:
         return a / b if abs(b) > 1e-9 * own.same else 0.0

@@ -130,12 +130,12 @@ class Value:
         if self.shape_on_grid is not None and std > 0:
             from initcheck.signal.shape import copula
 
-            correlation = replace(self.covariance, profile=()) * (1.0 / self.variance)
+            correlation = self.covariance.flat() * (1.0 / self.variance)
             u = torch.from_numpy(self.mean + std * self.shape_on_grid)
             return Source(u, nodes(0), copula(self.shape_on_grid, correlation))
         at = nodes(phase_for_kink_at(-self.mean / std) if std > 0 else 0)
         scale = self.variance if self.variance > 0 else 1.0
-        correlation = replace(self.covariance, profile=()) * (1.0 / scale)
+        correlation = self.covariance.flat() * (1.0 / scale)
         return Source(torch.from_numpy(self.mean + std * at.z), at, correlation)
 
     def _log_normal(self) -> Source:
@@ -148,7 +148,7 @@ class Value:
                 return np.ones_like(covariance)
             return np.asarray(np.log(np.maximum(1.0 + covariance / self.mean**2, 1e-300)) / s2)
 
-        correlation = replace(self.covariance, profile=()).map(copula)
+        correlation = self.covariance.flat().map(copula)
         return Source(torch.from_numpy(self.mean * np.exp(math.sqrt(s2) * at.z - s2 / 2)), at, correlation)
 
     @property
@@ -167,7 +167,12 @@ class Value:
 
     def viewed(self, dims: Dims, profile: Profile = (), local: Array | None = None) -> Value:
         """The same elements in other dims: still the same variable, on the same grid."""
-        covariance = replace(self.covariance, local=local, profile=profile)
+        pairs = self.covariance.pairs
+        if pairs is not None and [a.size for d in dims for a in d if a.role == "P"] != [len(pairs)]:
+            pairs = None
+        if pairs is not None:
+            profile = self.covariance.profile
+        covariance = replace(self.covariance, local=local, profile=profile, pairs=pairs)
         return replace(self, dims=dims, covariance=covariance, origin=self, source=None, grid=None, parts=())
 
     def fresh(self, dims: Dims | None = None, **changes: object) -> Value:
@@ -197,7 +202,8 @@ class Mixing:
     """Rows of non-negative weights that sum to one (softmax over keys).
 
     ``square``: E[sum_k p_k^2] of one row; ``overlap``: E[sum_k p_k p'_k] of two rows of different queries (or samples);
-    ``keys``: the dim that the rows run over.
+    ``keys``: number of keys; ``dim``: the dim that the rows run over. ``seen``: number of keys of each query, where it
+    differs from query to query as under a causal mask. ``dropped``: 1/keep - 1 of a dropout on the weights.
     """
 
     square: float
@@ -205,6 +211,9 @@ class Mixing:
     keys: int
     dim: int
     logit_variance: float
+    shared_variance: float = 0.0
+    seen: Array | None = None
+    dropped: float = 0.0
 
 
 def settle(k: Kernel, dims: Dims) -> Kernel:
@@ -216,11 +225,12 @@ def settle(k: Kernel, dims: Dims) -> Kernel:
     if k.profile and len(k.profile) == len(positions):
         profile = tuple(p if p is None or len(p) == n else None for p, n in zip(k.profile, positions, strict=True))
     same, far, cross, sample = k.same, k.far, k.cross, k.sample
+    pairs = k.pairs if k.pairs is not None and positions == [len(k.pairs)] else None
     if "P" not in roles:
         far, sample = same, cross
     if "S" not in roles:
         cross, sample = same, far
-    return Kernel(same, far, cross, sample, local, profile)
+    return Kernel(same, far, cross, sample, local, profile, pairs)
 
 
 def dims_of(shape: Sequence[int], roles: Sequence[Role]) -> Dims:
@@ -269,9 +279,46 @@ def adopt(value: Value, dims: Dims) -> Value:
     aligned = tuple(
         theirs if _size(theirs) == _size(own) else own for own, theirs in zip(value.dims, aligned, strict=True)
     )
+    exact = _exact_kernel(value.constant, aligned) if value.constant is not None else None
+    if exact is not None:
+        return replace(value, dims=aligned, covariance=exact - value.mean**2)
     used = {a.role for dim in aligned for a in dim}
     covariance = Kernel.independent(value.variance, "S" in used, "P" in used)
     return replace(value, dims=aligned, covariance=covariance)
+
+
+_EXACT_LIMIT = 1 << 18
+
+
+def _exact_kernel(constant: torch.Tensor, dims: Dims) -> Kernel | None:
+    """E[x x'] of known values (a table of sines) for every class of pairs; None where there is nothing to tell."""
+    atoms = [a for dim in dims for a in dim]
+    places = [a.size for a in atoms if a.role == "P"]
+    whole = math.prod(a.size for a in atoms)
+    if not places or not 1 < whole <= _EXACT_LIMIT or constant.numel() != whole or not constant.is_floating_point():
+        return None
+    if not bool((constant.abs() < 1e6).all()):
+        return None  # a mask
+    order = [i for role in ("S", "P", "C") for i, a in enumerate(atoms) if a.role == role]
+    count = {role: math.prod(a.size for a in atoms if a.role == role) for role in ("S", "P", "C")}
+    x = constant.to(torch.float64).reshape([a.size for a in atoms]).permute(order)
+    x = x.reshape(count["S"], count["P"], count["C"])
+    if count["S"] > 1:
+        return None
+    if len(places) == 1 and places[0] <= 320:
+        every = (torch.einsum("spc,sqc->pq", x, x) / count["C"]).numpy()
+        k = Kernel.by_pairs(every, 0.0, 0.0)
+    else:
+        same = float(x.square().mean())
+        far = (float(x.sum(1).square().mean()) / count["P"] - same) / (count["P"] - 1)
+        k = Kernel(same, far, 0.0, 0.0)
+    return replace(k, cross=k.same, sample=k.far)
+
+
+def without_pairs(value: Value) -> Value:
+    """The same with classes of pairs only."""
+    k = value.covariance
+    return value if k.pairs is None else replace(value, covariance=replace(k, pairs=None))
 
 
 def _size(dim: Dim) -> int:

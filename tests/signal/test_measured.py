@@ -55,6 +55,27 @@ def encoder() -> nn.Module:
     return nn.TransformerEncoderLayer(128, 4, 256, batch_first=True, norm_first=True)
 
 
+class CausalBlock(nn.Module):
+    """Attention that no query's own past can dilute: early positions get most of the gradient."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.qkv, self.out = nn.Linear(width, 3 * width, bias=False), nn.Linear(width, width, bias=False)
+        self.up, self.down = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        heads = self.qkv(self.norm(x)).unflatten(-1, (3, 4, -1)).permute(2, 0, 3, 1, 4)
+        mixed = nn.functional.scaled_dot_product_attention(*heads, is_causal=True)
+        x = x + self.out(mixed.transpose(1, 2).flatten(2))
+        return x + self.down(nn.functional.silu(self.up(x)))
+
+
+def causal() -> nn.Module:
+    blocks = [CausalBlock(128) for _ in range(3)]
+    return nn.Sequential(nn.Linear(128, 128), *blocks, nn.LayerNorm(128), nn.Linear(128, 128))
+
+
 CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "mlp": (mlp, (64, 512)),
     "plain-cnn": (plain_cnn, (8, 8, 32, 32)),
@@ -63,6 +84,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "gru": (lambda: Recurrent(nn.GRU), (8, 24, 64)),
     "rnn": (lambda: Recurrent(nn.RNN), (8, 24, 64)),
     "encoder": (encoder, (8, 16, 128)),
+    "causal": (causal, (16, 48, 128)),
 }
 
 

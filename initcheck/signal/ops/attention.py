@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,53 +11,10 @@ import torch.fx
 
 from initcheck.signal.gradient import Gradient
 from initcheck.signal.kernel import Array, Kernel
+from initcheck.signal.mixing import concentration, mix, seen_by_query, to_scores, unmix
 from initcheck.signal.ops.linear import Weights, contract, uncontract
 from initcheck.signal.rule import Call, Flow, Result, Rule, Unknown, register, shape_of
 from initcheck.signal.value import MASKED, Atom, Dims, Mixing, Value, settle
-
-
-def concentration(keys: Array, variance: float) -> float:
-    """E[sum_k p_k²] for softmax over n Gaussian logits of that variance, averaged over the rows' n.
-
-    For n logits, E[sum p²] = E[sum e^{2x}] / (sum e^x)² ~ e^{v}/n (log-normal moments), corrected for
-    the fluctuation of the sum: 1/(1 + (n - 1) e^{-v}), which is 1 for n = 1 and tends to 1 as v grows.
-    """
-    damp = math.exp(-min(variance, 700.0))
-    return float(np.mean(1.0 / (1.0 + (keys - 1.0) * damp)))
-
-
-def squares_by_query(rows: Array, variance: float, queries: int) -> Array | None:
-    """E[sum_k p_k²] of each query, where masks let queries see different numbers of keys (causal attention)."""
-    if len(rows) < queries or len(rows) % queries or np.ptp(rows) == 0:
-        return None
-    damp = math.exp(-min(variance, 700.0))
-    per_row = 1.0 / (1.0 + (np.maximum(rows, 1.0) - 1.0) * damp)
-    return np.asarray(per_row.reshape(-1, queries).mean(0))
-
-
-def position_axis(dims: Dims, dim: int) -> int | None:
-    """Index of a dim among the position atoms, if it is one of them."""
-    if len(dims[dim]) != 1 or dims[dim][0].role != "P":
-        return None
-    return sum(a.role == "P" for d in dims[:dim] for a in d)
-
-
-def by_key(g: Kernel, total: Kernel, squares: Array, rows: Array, out: Dims, dims: Dims, axis: int) -> Kernel:
-    """Gradient of the values under a causal mask: key k hears from the queries q >= k, from each by p_qk².
-
-    Early keys hear from most queries, and from those whose weights are spread over few keys.
-    """
-    seen = np.maximum(rows.reshape(-1, len(squares)).mean(0), 1.0)
-    mine = position_axis(out, len(out) - 2)
-    own = g.profile[mine] if mine is not None and mine < len(g.profile) else None
-    weight = squares / seen * (np.ones(len(squares)) if own is None or len(own) != len(squares) else own)
-    heard = np.array([weight[seen > k].sum() for k in range(len(squares))])
-    flat = float((squares).mean())
-    if not heard.mean() > 0 or not flat > 0:
-        return total
-    axes: list[Array | None] = [None] * sum(a.role == "P" for d in dims for a in d)
-    axes[axis] = heard / heard.mean()
-    return replace(total * float(heard.mean() / flat), profile=tuple(axes))
 
 
 @register
@@ -85,7 +41,7 @@ class Softmax(Rule):
             level = x.mean - math.log(max(n, 1)) - (x.mean + inner / 2)
             return Value(x.dims, level, Kernel(inner, 0.0, k.cross, k.sample), approximate=x.approximate).settled()
         keys = x.kept if x.kept is not None and x.kept.size else np.array([float(max(n, 1))])
-        square = concentration(keys, inner)
+        square = float(concentration(keys, inner).mean())
         # other queries, other samples: what they share of the logits
         shared = max(min(k.cross - k.sample, inner), 0.0) if roles == {"P"} else max(k.sample, 0.0)
         smaller = float(np.mean(1.0 / np.maximum(keys, 1.0)))
@@ -96,7 +52,9 @@ class Softmax(Rule):
         other = overlap / max(n, 1) - mean**2
         covariance = Kernel(second - mean**2, 0.0, max(other, 0.0), 0.0)
         result = Value(x.dims, mean, covariance, approximate=x.approximate).settled()
-        result.mixing = Mixing(square, overlap, n, dim, inner)
+        queries = math.prod(a.size for a in x.dims[dim - 1]) if dim else 1
+        seen = seen_by_query(keys, queries, n) if x.kept is not None else None
+        result.mixing = Mixing(square, overlap, n, dim, inner, shared if shared < inner else 0.0, seen)
         return result
 
     def backward(self, call: Call, gradient: Gradient) -> Flow:
@@ -113,32 +71,6 @@ class Softmax(Rule):
         relative = same / g.same if g.same > 0 else 0.0
         k = Kernel(same, 0.0, g.cross * relative * mixing.overlap / square, 0.0)
         yield call.node_of("input"), Gradient.fresh(settle(k, x.dims))
-
-
-def mix(v: Value, square: float, overlap: float, dims: Dims, total: float = 1.0) -> Value:
-    """sum_k p_k v_k with rows p that sum to ``total``: what positions share is kept, what is their own is averaged.
-
-    E[y²] = far + (same - far) E[sum p²]; two rows overlap by ``overlap``.
-    """
-    k = v.covariance
-    own, other = k.same - k.far, k.cross - k.sample
-    covariance = Kernel(
-        k.far + own * square,
-        k.far + own * overlap,
-        k.sample + other * overlap,
-        k.sample + other * overlap,
-    )
-    return Value(dims, v.mean * total, covariance * total**2, approximate=v.approximate).settled()
-
-
-def unmix(k: Kernel, square: float, overlap: float, queries: float, keys: float, dims: Dims) -> Kernel:
-    """Gradient of v in y_q = sum_k p_qk v_k: sum over queries of p g, with E[sum_k p²] = square per query."""
-    rows = queries / max(keys, 1.0)
-    same = rows * square * k.same + rows * max(queries - 1, 0.0) * overlap * k.far
-    far = queries * rows / max(keys, 1.0) * k.far
-    cross = rows * overlap * k.cross + rows * max(queries - 1, 0.0) * overlap * k.sample
-    sample = queries * rows / max(keys, 1.0) * k.sample
-    return settle(Kernel(same, min(far, same), cross, sample), dims)
 
 
 def score_kernel(q: Value, k: Value, width: int, scale: float) -> Kernel:
@@ -211,9 +143,9 @@ class MatMul(Rule):
 def product(a: Value, b: Value, dims: Dims) -> Value:
     """a @ b of two activations (the last two dims of each)."""
     if a.mixing is not None and a.mixing.dim == len(a.dims) - 1:
-        return mix(b, a.mixing.square, a.mixing.overlap, dims)
+        return mix(b, a.mixing, dims)
     if b.mixing is not None and b.mixing.dim == len(b.dims) - 2:
-        return mix(transposed(a), b.mixing.square, b.mixing.overlap, dims)
+        return mix(transposed(a), b.mixing, dims)
     return scores(a, b, dims)
 
 
@@ -225,11 +157,11 @@ def product_gradients(g: Kernel, a: Value, b: Value) -> tuple[Kernel, Kernel]:
         own = Kernel(
             columns * g.same * v.same, columns * g.same * v.far, columns * g.far * v.same, columns * g.far * v.far
         )
-        return own, unmix(g, m.square, m.overlap, rows, m.keys, b.dims)
+        return own, unmix(g, m, rows, m.keys, b.dims)
     if b.mixing is not None and b.mixing.dim == len(b.dims) - 2:
         m, v = b.mixing, a.second
         own = Kernel(rows * g.same * v.same, rows * g.far * v.same, rows * g.same * v.far, rows * g.far * v.far)
-        return unmix(g, m.square, m.overlap, columns, m.keys, a.dims), own
+        return unmix(g, m, columns, m.keys, a.dims), own
     # two activations: the gradient of one is g times the other, summed over the dim that the other brings
     to_a = summed_product(g, b.second, columns, b.dims[-1], first=True)
     return to_a, summed_product(g, a.second, rows, a.dims[-2], first=False)
@@ -306,43 +238,33 @@ class ScaledDotProductAttention(Rule):
         mask = call.optional("attn_mask")
         if mask is not None and mask.variance > 0 and not mask.integer:
             inner += mask.variance
-        square = concentration(rows, inner)
+        square = float(concentration(rows, inner).mean())
         shared = max(score.cross - score.sample, 0.0)
         overlap = min(float(np.mean(1.0 / rows)) * math.exp(min(shared, 50.0)), square)
         keep = 1.0 - float(call.plain("dropout_p", 0.0) or 0.0)
-        by_query = squares_by_query(rows, inner, queries)
-        call.memo.update(square=square / keep, overlap=overlap, inner=inner, scale=scale, rows=rows, by_query=by_query)
-        dims = (*q.dims[:-1], v.dims[-1])
-        result = mix(v, square / keep, overlap, dims)
-        places = position_axis(dims, len(dims) - 2)
-        if by_query is not None and places is not None:
-            # a query that sees few keys averages less
-            level = v.covariance.far + (v.covariance.same - v.covariance.far) * by_query / keep
-            if level.mean() > 0:
-                axes: list[Array | None] = [None] * len(result.positions)
-                axes[places] = level / level.mean()
-                result.covariance = replace(result.covariance, profile=tuple(axes))
-        return result
+        seen = seen_by_query(rows, queries, keys)
+        mixing = Mixing(square, overlap, keys, -1, inner, min(shared, inner), seen, 1 / max(keep, 1e-9) - 1)
+        call.memo.update(mixing=mixing, scale=scale)
+        return mix(v, mixing, (*q.dims[:-1], v.dims[-1]))
 
     def backward(self, call: Call, gradient: Gradient) -> Flow:
         q, k, v = call.value("query"), call.value("key"), call.value("value")
-        m = call.memo
+        m: Mixing = call.memo["mixing"]
         g = gradient.collapsed()
         queries, keys, width = q.shape[-2], k.shape[-2], v.shape[-1]
         groups = math.prod(q.shape[:-2]) / max(math.prod(k.shape[:-2]), 1)
-        to_v = unmix(g, m["square"], m["overlap"], queries, keys, v.dims) * groups
-        places = position_axis(v.dims, len(v.dims) - 2)
-        if m["by_query"] is not None and places is not None and queries == keys:
-            to_v = by_key(g, to_v, m["by_query"], m["rows"], call.out.dims, v.dims, places)
-        yield call.node_of("value"), Gradient.fresh(settle(to_v, v.dims))
-        # through the softmax: dp = g . v over the width, ds = p (dp - sum p dp)
-        spread = width * g.same * max(v.second.same - v.second.far, 0.0)
-        square = m["square"]
-        ds = square / keys * spread * max(1 - square, 1e-6) * m["scale"] ** 2
-        to_q = keys * ds * max(k.second.same - k.second.far, 0.0)
-        to_k = queries * ds * q.second.same * groups
-        yield call.node_of("query"), Gradient.fresh(settle(Kernel(to_q, 0.0, 0.0, 0.0), q.dims))
-        yield call.node_of("key"), Gradient.fresh(settle(Kernel(to_k, 0.0, 0.0, 0.0), k.dims))
+        yield call.node_of("value"), Gradient.fresh(settle(unmix(g, m, queries, keys, v.dims) * groups, v.dims))
+        by_query, by_key = to_scores(g, v, k, q, m)
+        scale = width * call.memo["scale"] ** 2
+        yield call.node_of("query"), Gradient.fresh(settle(white(by_query, scale), q.dims))
+        yield call.node_of("key"), Gradient.fresh(settle(white(by_key, scale * groups), k.dims))
+
+
+def white(by_position: Array | float, factor: float) -> Kernel:
+    """Uncorrelated elements whose second moment may differ by position."""
+    if isinstance(by_position, float):
+        return Kernel(by_position * factor, 0.0, 0.0, 0.0)
+    return Kernel.by_pairs(np.diag(by_position * factor), 0.0, 0.0)
 
 
 @register

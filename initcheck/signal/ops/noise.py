@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 
 from initcheck.signal.gradient import Gradient
@@ -23,6 +24,9 @@ class Masking(Rule):
 
     def masked(self, k: Kernel, keep: float) -> Kernel:
         """Which pairs share a mask: by default an element only with itself."""
+        if k.pairs is not None:
+            own = np.ones_like(k.pairs) + np.eye(len(k.pairs)) * (1 / keep - 1)
+            return Kernel.by_pairs(k.same * k.pairs * own, k.cross, k.sample)
         return Kernel(
             k.same / keep, k.far, k.cross, k.sample,
             None if k.local is None else self._own(k, keep), k.profile,
@@ -45,7 +49,7 @@ class Masking(Rule):
         if x.mixing is not None:
             from dataclasses import replace
 
-            result.mixing = replace(x.mixing, square=x.mixing.square / keep)
+            result.mixing = replace(x.mixing, dropped=(1 + x.mixing.dropped) / keep - 1)
         return result
 
     def backward(self, call: Call, gradient: Gradient) -> Flow:

@@ -67,7 +67,11 @@ class Normalisation(Rule):
         second = gamma.mean**2 + gamma.variance if gamma else 1.0
         # the projections never remove more than there is
         same = max(k.same, 1e-3 * kernel.same)
-        k = Kernel(same, k.far, k.cross, k.sample, k.local, kernel.profile)
+        k = (
+            replace(k, same=same)
+            if k.pairs is not None
+            else Kernel(same, k.far, k.cross, k.sample, k.local, kernel.profile)
+        )
         return k * (second * inverse**2)
 
 
@@ -187,6 +191,9 @@ def inverse_profile(x: Value) -> Kernel:
     raised = [None if p is None else 1.0 / np.maximum(p, 1e-9) for p in x.covariance.profile]
     level = math.prod(1.0 if p is None else float(p.mean()) for p in raised)
     profile = tuple(None if p is None else p / p.mean() for p in raised)
+    if x.covariance.pairs is not None:
+        root = 1.0 / np.sqrt(np.maximum(x.covariance.pairs.diagonal(), 1e-9))
+        return Kernel.by_pairs(np.multiply.outer(root, root), level, level)
     return replace(Kernel.constant(level), profile=profile)
 
 
@@ -229,7 +236,7 @@ class PerSample(Normalisation):
         inverse = 1 / math.sqrt(max(inside, 0.0) + eps)
         if self.centred and channels > 1 and k.same > 0:
             k = k * (inside / k.same)
-        k = Kernel(k.same, k.far, k.cross, k.sample, k.local, () if not sizes else k.profile)
+        k = k if sizes else k.flat()
         mean, k, _ = affine(call, k * inverse**2, mean * inverse)
         call.memo["inverse"] = inverse
         return Value(x.dims, mean, k, approximate=x.approximate, shape_on_grid=shape_of_input(x, call)).settled()

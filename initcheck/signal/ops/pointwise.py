@@ -18,7 +18,7 @@ from initcheck.signal.ops.normalisation import inverse_profile
 from initcheck.signal.reduce import unbroadcast
 from initcheck.signal.rule import Call, Flow, NotReady, Result, Rule, Unknown, register, shape_of
 from initcheck.signal.shape import given_part, matched, quantiles, sum_shape
-from initcheck.signal.value import Dims, Source, Value, adopt, broadcast_dims, settle
+from initcheck.signal.value import Dims, Source, Value, adopt, broadcast_dims, settle, without_pairs
 
 UNARY = [
     "abs",
@@ -139,10 +139,8 @@ def evaluate(values: torch.Tensor, like: Value, source: Source) -> Value:
         raise Unknown("values beyond any float")
     second = spectrum.kernel(source.correlation)
     covariance = second - spectrum.mean**2
-    covariance = Kernel(
-        max(covariance.same, 0.0), covariance.far, covariance.cross, covariance.sample, covariance.local,
-        bent_profile(like.covariance.profile, values.numpy(), source),
-    )  # fmt: skip
+    profile = bent_profile(like.covariance.profile, values.numpy(), source)
+    covariance = replace(covariance, same=max(covariance.same, 0.0)).bent(profile)
     return Value(
         like.dims, spectrum.mean, settle(covariance, like.dims), iid=like.iid, approximate=like.approximate,
         source=source, grid=values, kept=like.kept, spectrum=spectrum, positive=bool(values.min() >= 0),
@@ -322,6 +320,7 @@ class Sum(Elementwise):
 
     def across_sources(self, call: Call, moving: list[tuple[torch.fx.Node, Value]]) -> Result:
         nodes, values, dims = split_operands(call)
+        values = tuple(without_pairs(v) if v.constant is not None else v for v in values)
         factors = self.factors(call)
         mean, covariance = 0.0, None
         for node, value in zip(nodes, values, strict=True):
@@ -457,7 +456,7 @@ class Product(Elementwise):
     def _rms_norm(self, x: Value) -> Value:
         """Each position is divided by its own root mean square: one second moment everywhere."""
         inverse = 1.0 / math.sqrt(x.second.same)
-        k = replace(x.covariance, profile=()) * inverse**2
+        k = x.covariance.flat() * inverse**2
         shape = None
         if not x.normal and x.variance > 0:
             shape = sum_shape([quantiles(x.own_grid().double().numpy(), x.own_source().at.weights)], 0.0)

@@ -198,7 +198,7 @@ class Permute(Passing):
         def unpermuted(k: Kernel) -> Kernel:
             profile = tuple(k.profile[b] for b in back) if len(k.profile) == len(back) else ()
             local = k.local.transpose(back) if k.local is not None and k.local.ndim == len(back) else None
-            return Kernel(k.same, k.far, k.cross, k.sample, local, profile)
+            return replace(k, local=local, profile=profile)
 
         yield node, gradient.mapped(lambda k: settle(unpermuted(k), value.dims))
 
@@ -232,6 +232,8 @@ class Expand(Rule):
                 dims.append(old)
             elif size % max(had, 1) == 0:
                 role: Role = "S" if i == 0 and batch and not value.atoms("S") else "P"
+                if role == "P" and becomes_heads(call, value, i - extra):
+                    role = "C"
                 copies = Atom(role, size // had)
                 dims.append((*old, copies) if call.op == "repeat_interleave" else (copies, *old))
             else:
@@ -266,6 +268,18 @@ class Expand(Rule):
         else:
             copies = math.prod(call.shape) / max(math.prod(value.shape), 1)
             yield node, Gradient.fresh(settle(gradient.collapsed() * copies, value.dims))
+
+
+def becomes_heads(call: Call, value: Value, dim: int) -> bool:
+    """Whether copies are merged into the heads before them: grouped keys and values, one copy per head of queries.
+
+    Each copy meets a query of its own, so that the copies count as units rather than as positions.
+    """
+    if dim < 1 or not value.atoms("P") or not all(a.role == "C" for a in value.dims[dim - 1]):
+        return False
+    merged = call.shape[dim] * call.shape[dim - 1]
+    views = [u for u in call.node.users if u.op == "call_function"]
+    return bool(views) and all(shape_of(u) == (*call.shape[: dim - 1], merged, *call.shape[dim + 1 :]) for u in views)
 
 
 @register
@@ -333,7 +347,7 @@ def taken(value: Value, shape: tuple[int, ...], dropped: bool = False) -> Value:
     if len(k.profile) == len(result.positions):
         sizes = result.positions
         profile = tuple(p if p is None or len(p) == n else None for p, n in zip(k.profile, sizes, strict=True))
-        result.covariance = Kernel(k.same, k.far, k.cross, k.sample, k.local, profile)
+        result.covariance = replace(k, profile=profile)
     return result.settled()
 
 
@@ -518,6 +532,8 @@ def chosen_positions(value: Value, items: tuple[Any, ...]) -> Chosen:
 def put_back(k: Kernel, value: Value, out: Value, chosen: Chosen) -> Kernel:
     """Gradient of a tensor of which some elements were taken: theirs on those, zero elsewhere."""
     share = math.prod(out.shape) / max(math.prod(value.shape), 1)
+    if k.pairs is not None and value.positions == out.positions:
+        return settle(k * share, value.dims)
     before, after = value.count("P"), out.count("P")
     pairs = share
     if before > 1 and after < before:

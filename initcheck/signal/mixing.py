@@ -1,0 +1,157 @@
+"""Rows of softmax weights that mix positions: what they keep, and what comes back through them.
+
+A row p of query q has mean 1/n_q on the n_q keys that it sees, and fluctuates about it: p = 1/n_q + d with
+E[d_k d_l] = e_q (delta_kl - 1/n_q) / (n_q - 1), so that sum_k E[d_k²] = e_q = E[sum p²] - 1/n_q. Under a causal mask
+queries see different numbers of keys: then every pair of positions is carried (``Kernel.pairs``), because early
+positions average less, later ones overlap, and the first keys hear from all queries.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from initcheck.signal.kernel import Array, Kernel
+from initcheck.signal.value import Dims, Mixing, Value, settle
+
+PAIRS_LIMIT = 320
+"""Every pair of positions is carried for at most so many."""
+
+
+def concentration(keys: Array, variance: float) -> Array:
+    """E[sum_k p_k²] for softmax over n Gaussian logits of that variance.
+
+    For n logits, E[sum p²] = E[sum e^{2x}] / (sum e^x)² ~ e^{v}/n (log-normal moments), corrected for
+    the fluctuation of the sum: 1/(1 + (n - 1) e^{-v}), which is 1 for n = 1 and tends to 1 as v grows.
+    """
+    damp = np.exp(-min(variance, 700.0))
+    return np.asarray(1.0 / (1.0 + (np.maximum(keys, 1.0) - 1.0) * damp))
+
+
+def seen_by_query(rows: Array, queries: int, keys: int) -> Array | None:
+    """How many keys each query sees, if that looks causal: no query sees beyond its own place; else None."""
+    if len(rows) < queries or len(rows) % queries or np.ptp(rows) == 0:
+        return None
+    seen = np.maximum(rows.reshape(-1, queries).mean(0), 1.0)
+    return seen if queries == keys and bool(np.all(seen <= np.arange(1, queries + 1))) else None
+
+
+def mean_weights(seen: Array) -> Array:
+    """E[p]: 1/n on the last n keys up to the query's own place."""
+    place = np.arange(len(seen))
+    distance = place[:, None] - place[None, :]
+    inside = (distance >= 0) & (distance < np.ceil(seen)[:, None])
+    return np.asarray(inside / inside.sum(1, keepdims=True))
+
+
+def by_pairs(m: Mixing, positions: tuple[int, ...]) -> bool:
+    """Whether every pair of positions is carried through these rows."""
+    return m.seen is not None and len(m.seen) <= PAIRS_LIMIT and positions == (len(m.seen),)
+
+
+def excess(m: Mixing, seen: Array) -> Array:
+    """e_q = E[sum p²] - 1/n of each query."""
+    return np.asarray(np.maximum(concentration(seen, m.logit_variance) - 1.0 / seen, 0.0))
+
+
+def mix(v: Value, m: Mixing, dims: Dims) -> Value:
+    """sum_k p_k v_k with rows p that sum to one: what positions share is kept, what is their own is averaged.
+
+    E[y²] = far + (same - far) E[sum p²]; two rows overlap by ``overlap``.
+    """
+    k = v.covariance
+    if by_pairs(m, v.positions):
+        return Value(dims, v.mean, mixed_pairs(k, m), approximate=v.approximate).settled()
+    own, other = k.same - k.far, k.cross - k.sample
+    square = m.square * (1 + m.dropped)
+    covariance = Kernel(
+        k.far + own * square,
+        k.far + own * m.overlap,
+        k.sample + other * m.overlap,
+        k.sample + other * m.overlap,
+    )
+    return Value(dims, v.mean, covariance, approximate=v.approximate).settled()
+
+
+def mixed_pairs(k: Kernel, m: Mixing) -> Kernel:
+    """K' = P K Pᵀ + what the fluctuation of the rows adds: e_q n/(n-1) of the variance between the keys that q sees."""
+    assert m.seen is not None
+    size, weights = len(m.seen), mean_weights(m.seen)
+    every = k.between_positions(size)
+    mixed = weights @ every @ weights.T
+    between = np.maximum(weights @ every.diagonal() - mixed.diagonal(), 0.0)
+    n = np.maximum(m.seen, 1.0)
+    extra = np.sqrt(excess(m, n) * between * n / np.maximum(n - 1, 1.0))
+    alike = np.expm1(min(m.shared_variance, 50.0)) / max(np.expm1(min(m.logit_variance, 50.0)), 1e-30)
+    joint = np.multiply.outer(extra, extra) * min(max(alike, 0.0), 1.0) * overlap(weights)
+    np.fill_diagonal(joint, extra**2 + m.dropped * concentration(n, m.logit_variance) * (weights @ every.diagonal()))
+    cross = weights @ (Kernel(k.cross, k.sample, 0.0, 0.0).between_positions(size)) @ weights.T
+    others = (cross.sum() - cross.trace()) / max(size * (size - 1), 1)
+    return Kernel.by_pairs(mixed + joint, float(cross.trace()) / size, float(others))
+
+
+def overlap(weights: Array) -> Array:
+    """Share of the keys of two queries that both see, relative to the geometric mean of their numbers."""
+    common = weights @ weights.T
+    own = np.sqrt(common.diagonal())
+    return np.asarray(common / np.multiply.outer(own, own))
+
+
+def unmix(g: Kernel, m: Mixing, queries: int, keys: int, dims: Dims) -> Kernel:
+    """Gradient of v in y_q = sum_k p_qk v_k: sum over queries of p g, with E[sum_k p_k²] = square per query."""
+    positions = tuple(a.size for dim in dims for a in dim if a.role == "P")
+    if by_pairs(m, positions):
+        return settle(unmixed_pairs(g, m), dims)
+    square, shared = m.square * (1 + m.dropped), m.overlap
+    rows = queries / max(keys, 1.0)
+    same = rows * square * g.same + rows * max(queries - 1, 0.0) * shared * g.far
+    far = queries * rows / max(keys, 1.0) * g.far
+    cross = rows * shared * g.cross + rows * max(queries - 1, 0.0) * shared * g.sample
+    sample = queries * rows / max(keys, 1.0) * g.sample
+    return settle(Kernel(same, min(far, same), cross, sample), dims)
+
+
+def unmixed_pairs(g: Kernel, m: Mixing) -> Kernel:
+    """K' = Pᵀ K P + diagonal: key k hears from the queries that see it, with the fluctuation of its own weight."""
+    assert m.seen is not None
+    size, weights = len(m.seen), mean_weights(m.seen)
+    every = g.between_positions(size)
+    result = weights.T @ every @ weights
+    # excess per key, e_q/n_q on each key that q sees, and 1/keep - 1 of all the square
+    n = np.maximum(m.seen, 1.0)
+    own = excess(m, n) + m.dropped * concentration(n, m.logit_variance)
+    result[np.diag_indices(size)] += weights.T @ (own * every.diagonal())
+    cross = weights.T @ Kernel(g.cross, g.sample, 0.0, 0.0).between_positions(size) @ weights
+    others = (cross.sum() - cross.trace()) / max(size * (size - 1), 1)
+    return Kernel.by_pairs(result, float(cross.trace()) / size, float(others))
+
+
+def to_scores(g: Kernel, v: Value, k: Value, q: Value, m: Mixing) -> tuple[Array | float, Array | float]:
+    """E[dq²] and E[dk²] of one channel for unit scale and one channel of values, by position.
+
+    Through the softmax, ds_k = p_k (dp_k - sum_l p_l dp_l) with dp_k = g . v_k: only what keys have of their own in v
+    counts. dq = sum_k ds_k k_k and dk = sum_q ds_k q_q; keys and values that are alike in v are alike in k.
+    """
+    queries = q.shape[-2]
+    if by_pairs(m, v.positions) and k.positions == v.positions == q.positions:
+        assert m.seen is not None
+        size, p = len(m.seen), mean_weights(m.seen)
+        values, keys = (x.covariance.between_positions(size) for x in (v, k))
+        ratio = concentration(np.maximum(m.seen, 1.0), m.logit_variance) * (1 + m.dropped) * np.maximum(m.seen, 1.0)
+        of_values, of_keys = p @ values, p @ keys
+        mean_values, mean_keys = of_values @ p.T, of_keys @ p.T
+        moments = g.between_positions(size)
+        both = np.einsum("qk,kl,ql->q", p, values * keys, p)
+        row = both - 2 * (p * of_values * of_keys).sum(1) + mean_values.diagonal() * mean_keys.diagonal()
+        # what one query makes of keys with nothing in common beyond their mean: the fluctuation of its own row
+        own = (p * (values.diagonal() - 2 * of_values + mean_values.diagonal()[:, None]) * keys.diagonal()).sum(1)
+        spread = np.maximum(ratio - 1.0, 0.0) / np.maximum(m.seen, 1.0)
+        to_q = moments.diagonal() * (np.maximum(row, 0.0) + spread * np.maximum(own, 0.0))
+        left = p * np.sqrt(ratio)[:, None]
+        queried = moments * q.second.between_positions(size)
+        to_k = values.diagonal() * np.einsum("qk,qr,rk->k", left, queried, left)
+        to_k = to_k - 2 * np.einsum("qk,qk,qr,rk->k", left, of_values, queried, left, optimize=True)
+        to_k = to_k + np.einsum("qk,qr,rk->k", left, queried * mean_values, left)
+        return to_q, np.maximum(to_k, 0.0)
+    own_v, own_k = (max(x.second.same - x.second.far, 0.0) for x in (v, k))
+    row_sum = m.square * (1 + m.dropped) * g.same * own_v * max(1 - m.square, 1e-6)
+    return row_sum * own_k, row_sum * queries / max(m.keys, 1) * q.second.same
