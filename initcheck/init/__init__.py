@@ -15,11 +15,15 @@ if TYPE_CHECKING:
     from initcheck.init.biases import positive_bias_ as positive_bias_
     from initcheck.init.biases import prior_bias_ as prior_bias_
     from initcheck.init.data_dependent import lsuv_ as lsuv_
+    from initcheck.init.depth import deepnorm_ as deepnorm_
     from initcheck.init.depth import deepnorm_constants as deepnorm_constants
     from initcheck.init.depth import depth_scaled_normal_ as depth_scaled_normal_
     from initcheck.init.depth import ds_init_ as ds_init_
     from initcheck.init.depth import mup_normal_ as mup_normal_
     from initcheck.init.depth import mup_std as mup_std
+    from initcheck.init.depth import rezero_ as rezero_
+    from initcheck.init.depth import skipinit_ as skipinit_
+    from initcheck.init.depth import subln_ as subln_
     from initcheck.init.depth import subln_gain as subln_gain
     from initcheck.init.depth import t_fixup_scales as t_fixup_scales
     from initcheck.init.fans import Fans as Fans
@@ -40,6 +44,11 @@ if TYPE_CHECKING:
     from initcheck.init.scaling import siren_ as siren_
     from initcheck.init.scaling import sparse_ as sparse_
     from initcheck.init.scaling import variance_scaling_ as variance_scaling_
+    from initcheck.init.transformer import deepnorm_model_ as deepnorm_model_
+    from initcheck.init.transformer import ds_init_model_ as ds_init_model_
+    from initcheck.init.transformer import gpt2_model_ as gpt2_model_
+    from initcheck.init.transformer import subln_model_ as subln_model_
+    from initcheck.init.transformer import t_fixup_ as t_fixup_
 
 # Functions that bear their module's name are bound here, at once: a later import of the submodule would else hide them.
 from initcheck.init.apply import Change as Change
@@ -53,11 +62,15 @@ _HOMES = {
     "biases": ("forget_gate_bias_", "irnn_", "positive_bias_", "prior_bias_"),
     "data_dependent": ("lsuv_",),
     "depth": (
+        "deepnorm_",
         "deepnorm_constants",
         "depth_scaled_normal_",
         "ds_init_",
         "mup_normal_",
         "mup_std",
+        "rezero_",
+        "skipinit_",
+        "subln_",
         "subln_gain",
         "t_fixup_scales",
     ),
@@ -76,6 +89,7 @@ _HOMES = {
         "sparse_",
         "variance_scaling_",
     ),
+    "transformer": ("deepnorm_model_", "ds_init_model_", "gpt2_model_", "subln_model_", "t_fixup_"),
 }
 _LAZY = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = sorted(["Change", "Suggestion", "apply", "apply_suggestions", "gain", "suggest", *_LAZY])

@@ -27,6 +27,8 @@ def initialiser(function: Callable[Concatenate[Tensor, P], Tensor]) -> Callable[
             return tensor
         if tensor.numel() == 0:
             return tensor
+        if not (tensor.is_floating_point() or tensor.is_complex()):
+            raise TypeError(f"{function.__name__}: expected a floating-point or complex tensor, got {tensor.dtype}")
         with torch.no_grad():
             return function(tensor, *args, **kwargs)
 
@@ -41,6 +43,37 @@ def need_dims(name: str, tensor: Tensor, least: int, most: int | None = None) ->
     raise ValueError(f"{name}: expected a tensor with {wanted} dimensions, got shape {tuple(tensor.shape)}")
 
 
+def sample_(tensor: Tensor, draw: Callable[[Tensor], object], generator: torch.Generator | None = None) -> Tensor:
+    """Fill ``tensor`` by ``draw``, an in-place sampler.
+
+    Low precisions are drawn in float32 and rounded, so that the values are those of a float32 tensor; a distributed
+    tensor gets rank 0's values of the whole, so that it is what it would be in one piece; a generator of another
+    device than the tensor's draws there.
+    """
+    elsewhere = generator is not None and generator.device.type != tensor.device.type
+    if tensor.dtype in _NATIVE and not is_distributed(tensor) and not elsewhere:
+        draw(tensor)
+        return tensor
+    device = generator.device if generator is not None else tensor.device
+    values = torch.empty(tensor.shape, dtype=working_dtype(tensor.dtype), device=device)
+    draw(values)
+    return write(tensor, values)
+
+
+_NATIVE = (torch.float32, torch.float64, torch.complex64, torch.complex128)
+
+
+def is_distributed(tensor: Tensor) -> bool:
+    """Whether this is a DTensor."""
+    return getattr(tensor, "placements", None) is not None
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A copy of all values, of a DTensor too."""
+    full: Any = tensor
+    return full.full_tensor().detach().clone() if is_distributed(tensor) else tensor.detach().clone()
+
+
 def write(tensor: Tensor, values: Tensor) -> Tensor:
     """Copy ``values`` (any floating dtype) into ``tensor`` (any dtype, device or distribution); returns ``tensor``."""
     placements = getattr(tensor, "placements", None)
@@ -48,7 +81,7 @@ def write(tensor: Tensor, values: Tensor) -> Tensor:
         from torch.distributed.tensor import distribute_tensor
 
         local: Any = tensor
-        values = distribute_tensor(values.to(tensor.dtype), local.device_mesh, placements)
+        values = distribute_tensor(values.to(tensor.device, tensor.dtype), local.device_mesh, placements)
     tensor.copy_(values)
     return tensor
 

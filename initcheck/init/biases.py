@@ -7,7 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from initcheck.init._tensors import initialiser, need_dims
+from initcheck.init._tensors import initialiser, need_dims, whole, write
+from initcheck.init.scaling import draw_
 
 
 def forget_gate_bias_(target: nn.LSTM | nn.LSTMCell | Tensor, value: float = 1.0) -> nn.LSTM | nn.LSTMCell | Tensor:
@@ -38,8 +39,9 @@ def _forget_quarter_(tensor: Tensor, value: float) -> Tensor:
     if tensor.shape[0] % 4:
         raise ValueError(f"forget_gate_bias_: an LSTM bias has 4·hidden elements, got {tensor.shape[0]}")
     hidden = tensor.shape[0] // 4
-    tensor[hidden : 2 * hidden].fill_(value)
-    return tensor
+    values = whole(tensor)
+    values[hidden : 2 * hidden] = value
+    return write(tensor, values)
 
 
 @initialiser
@@ -84,14 +86,13 @@ def irnn_(
         raise TypeError(f"irnn_: expected nn.RNN, nn.RNNCell or a tensor, got {type(target).__name__}")
     if target.nonlinearity != "relu":
         raise ValueError(f"irnn_: needs nonlinearity='relu', this net has {target.nonlinearity!r}")
-    with torch.no_grad():
-        for name, parameter in target.named_parameters(recurse=False):
-            if name.startswith("weight_hh"):
-                _identity_(parameter, scale)
-            elif name.startswith("bias"):
-                parameter.zero_()
-            else:
-                parameter.normal_(0.0, 0.001, generator=generator)
+    for name, parameter in target.named_parameters(recurse=False):
+        if name.startswith("weight_hh"):
+            _identity_(parameter, scale)
+        elif name.startswith("bias"):
+            constant_(parameter, 0.0)
+        else:
+            _small_(parameter, generator)
     return target
 
 
@@ -100,5 +101,15 @@ def _identity_(tensor: Tensor, scale: float) -> Tensor:
     need_dims("irnn_", tensor, 2, 2)
     if tensor.shape[0] != tensor.shape[1]:
         raise ValueError(f"irnn_: needs a square matrix, got shape {tuple(tensor.shape)}")
-    nn.init.eye_(tensor)
-    return tensor.mul_(scale)
+    return write(tensor, scale * torch.eye(tensor.shape[0], device=tensor.device))
+
+
+@initialiser
+def _small_(tensor: Tensor, generator: torch.Generator | None) -> Tensor:
+    return draw_(tensor, 0.001, "normal", generator)
+
+
+@initialiser
+def constant_(tensor: Tensor, value: float) -> Tensor:
+    """Every element ``value``."""
+    return tensor.fill_(value)

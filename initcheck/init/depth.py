@@ -10,6 +10,7 @@ from torch import Tensor
 
 from initcheck.init._tensors import initialiser, need_dims
 from initcheck.init.fans import effective_fans
+from initcheck.init.scaling import draw_, uniform_
 
 
 def _need_depth(name: str, layers: int) -> None:
@@ -26,7 +27,7 @@ def depth_scaled_normal_(
     A block of GPT-2 adds two branches to its stream, so the stream's variance grows by 2·layers of them.
     """
     _need_depth("depth_scaled_normal_", layers)
-    return tensor.normal_(0.0, std / math.sqrt(2.0 * layers), generator=generator)
+    return draw_(tensor, std / math.sqrt(2.0 * layers), "normal", generator)
 
 
 @initialiser
@@ -36,7 +37,7 @@ def ds_init_(tensor: Tensor, layer: int, alpha: float = 1.0, *, generator: torch
     _need_depth("ds_init_", layer)
     fans = effective_fans(tensor.shape)
     bound = math.sqrt(6.0 / (fans.fan_in + fans.fan_out)) * alpha / math.sqrt(layer)
-    return tensor.uniform_(-bound, bound, generator=generator)
+    return uniform_(tensor, bound, generator)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +111,76 @@ def subln_gain(layers: int, other_layers: int = 0, *, part: str = "encoder") -> 
     return math.sqrt(math.log(3.0 * other_layers) * math.log(2.0 * layers) / 3.0)
 
 
+@initialiser
+def deepnorm_(
+    tensor: Tensor,
+    layers: int,
+    other_layers: int = 0,
+    part: str = "encoder",
+    *,
+    packed: int = 1,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Glorot-normal × β for fc1, fc2, value and output projection of DeepNorm (Wang et al. 2022, figure 2).
+
+    Query and key take the plain Glorot scale; the forward has to compute LN(α·x + f(x)), α from
+    ``deepnorm_constants``.
+    """
+    need_dims("deepnorm_", tensor, 2)
+    beta = deepnorm_constants(layers, other_layers, part=part).beta
+    return _glorot_(tensor, beta, packed, generator)
+
+
+@initialiser
+def subln_(
+    tensor: Tensor,
+    layers: int,
+    other_layers: int = 0,
+    part: str = "encoder",
+    *,
+    packed: int = 1,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Glorot-normal × ``subln_gain`` for fc1, fc2, value and output projection (Wang et al. 2022, figure 2)."""
+    need_dims("subln_", tensor, 2)
+    return _glorot_(tensor, subln_gain(layers, other_layers, part=part), packed, generator)
+
+
+def _glorot_(tensor: Tensor, gain: float, packed: int, generator: torch.Generator | None) -> Tensor:
+    fans = effective_fans(tensor.shape, packed=packed)
+    return draw_(tensor, gain / math.sqrt(fans.by_mode("fan_avg")), "normal", generator)
+
+
+@initialiser
+def rezero_(tensor: Tensor) -> Tensor:
+    """0: the multiplier α of a residual branch in x + α·f(x), so that the net starts as the identity.
+
+    ReZero (Bachlechner et al. 2021, eq. 2).
+
+    Raises:
+        ValueError: more than one element (for a multiplier per channel see LayerScale).
+    """
+    return _scalar_("rezero_", tensor, 0.0)
+
+
+@initialiser
+def skipinit_(tensor: Tensor, branches: int | None = None) -> Tensor:
+    """The multiplier at the end of a residual branch: 0, or 1/√branches (De and Smith 2020, §4).
+
+    Raises:
+        ValueError: more than one element, or fewer than one branch.
+    """
+    if branches is not None:
+        _need_depth("skipinit_", branches)
+    return _scalar_("skipinit_", tensor, 0.0 if branches is None else branches**-0.5)
+
+
+def _scalar_(name: str, tensor: Tensor, value: float) -> Tensor:
+    if tensor.numel() != 1:
+        raise ValueError(f"{name}: a branch's multiplier is one number, got shape {tuple(tensor.shape)}")
+    return tensor.fill_(value)
+
+
 def mup_std(shape: tuple[int, ...], base_shape: tuple[int, ...], std: float) -> float:
     """Standard deviation under muP of a weight that had ``std`` in the base model (Yang et al. 2022, table 8).
 
@@ -130,4 +201,4 @@ def mup_normal_(
     tensor: Tensor, base_shape: tuple[int, ...], std: float, *, generator: torch.Generator | None = None
 ) -> Tensor:
     """N(0, ``mup_std``²): the base model's scale carried over to this width."""
-    return tensor.normal_(0.0, mup_std(tuple(tensor.shape), tuple(base_shape), std), generator=generator)
+    return draw_(tensor, mup_std(tuple(tensor.shape), tuple(base_shape), std), "normal", generator)

@@ -13,6 +13,14 @@ from initcheck.init import orthogonal, scaling
 from initcheck.init.data_dependent import SCALED_LAYERS, lsuv_
 from initcheck.init.fans import Fans, fans_of
 from initcheck.init.fixup import fixup_
+from initcheck.init.transformer import (
+    RecipeReport,
+    deepnorm_model_,
+    ds_init_model_,
+    gpt2_model_,
+    subln_model_,
+    t_fixup_,
+)
 
 Calls = Mapping[str, tuple[str, str]]
 """Parameter to (the call that wrote it, why)."""
@@ -79,6 +87,16 @@ def _fixup(model: nn.Module, inputs: Any, generator: Generator) -> Calls:
     return {**calls, **{name: (f"fixup_({name})", "zero") for name in report.zeroed}}
 
 
+def _recipe(label: str, recipe: Callable[..., RecipeReport]) -> NamedScheme:
+    """A recipe for a whole transformer or residual net."""
+
+    def run(model: nn.Module, inputs: Any, generator: Generator) -> Calls:
+        report = recipe(model, inputs, generator=generator)
+        return {name: (f"{label}({name})", f"× {factor:.3g}") for name, factor in report.scaled.items()}
+
+    return NamedScheme(run, needs_inputs=True)
+
+
 def _looks_linear(model: nn.Module, inputs: Any, generator: Generator) -> Calls:
     layers = list(_layers(model).items())
     calls = {}
@@ -108,5 +126,10 @@ SCHEMES: dict[str, NamedScheme] = {
     "sparse": _each("sparse_", lambda w, f, g: scaling.sparse_(w, std=(2.0 / 15.0) ** 0.5, generator=g)),
     "lsuv": NamedScheme(_lsuv, needs_inputs=True),
     "fixup": NamedScheme(_fixup, needs_inputs=True),
+    "t_fixup": _recipe("t_fixup_", t_fixup_),
+    "deepnorm": _recipe("deepnorm_", deepnorm_model_),
+    "subln": _recipe("subln_", subln_model_),
+    "ds_init": _recipe("ds_init_", ds_init_model_),
+    "gpt2": _recipe("gpt2_", gpt2_model_),
     "looks_linear": NamedScheme(_looks_linear),
 }

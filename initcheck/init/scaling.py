@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from initcheck.init._tensors import initialiser, need_dims
+from initcheck.init._tensors import initialiser, need_dims, sample_, write
 from initcheck.init.fans import Mode, effective_fans
 from initcheck.init.gain import gain
 
@@ -23,14 +23,19 @@ TRUNCATED_STD = 0.879625661034339
 def draw_(tensor: Tensor, std: float, kind: str, generator: torch.Generator | None) -> Tensor:
     """Zero-mean numbers of that standard deviation, from one of the three families."""
     if kind == "normal":
-        return tensor.normal_(0.0, std, generator=generator)
+        return sample_(tensor, lambda t: t.normal_(0.0, std, generator=generator), generator)
     if kind == "uniform":
-        bound = math.sqrt(3.0) * std
-        return tensor.uniform_(-bound, bound, generator=generator)
+        return uniform_(tensor, math.sqrt(3.0) * std, generator)
     if kind == "truncated_normal":
         wide = std / TRUNCATED_STD
-        return nn.init.trunc_normal_(tensor, 0.0, wide, -2.0 * wide, 2.0 * wide, generator=generator)
+        cut = 2.0 * wide
+        return sample_(tensor, lambda t: nn.init.trunc_normal_(t, 0.0, wide, -cut, cut, generator=generator), generator)
     raise ValueError(f"distribution must be 'normal', 'uniform' or 'truncated_normal', got {kind!r}")
+
+
+def uniform_(tensor: Tensor, bound: float, generator: torch.Generator | None) -> Tensor:
+    """U(-bound, bound)."""
+    return sample_(tensor, lambda t: t.uniform_(-bound, bound, generator=generator), generator)
 
 
 @initialiser
@@ -153,7 +158,7 @@ def random_walk_(
     }
     if activation not in gains:
         raise ValueError(f"random_walk_: activation must be 'relu' or 'linear', got {activation!r}")
-    return tensor.normal_(0.0, gains[activation] / math.sqrt(width), generator=generator)
+    return draw_(tensor, gains[activation] / math.sqrt(width), "normal", generator)
 
 
 @initialiser
@@ -172,7 +177,7 @@ def siren_(
         raise ValueError(f"siren_: omega must be positive, got {omega}")
     fan_in = effective_fans(tensor.shape).fan_in
     bound = 1.0 / fan_in if first else math.sqrt(6.0 / fan_in) / omega
-    return tensor.uniform_(-bound, bound, generator=generator)
+    return uniform_(tensor, bound, generator)
 
 
 @initialiser
@@ -207,4 +212,4 @@ def sparse_(
     kept = order < min(nonzero, incoming)
     values = torch.randn(rows, incoming, generator=generator, device=device) * std * kept
     shaped = values.t() if transposed else values.reshape(tensor.shape)
-    return tensor.copy_(shaped)
+    return write(tensor, shaped)

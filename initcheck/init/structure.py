@@ -83,7 +83,10 @@ class WeightUse:
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """One residual branch: ``stream + f(stream)``. ``parameters``: its weights in order of execution."""
+    """One residual branch: ``stream + f(stream)``. ``parameters``: its weights in order of execution.
+
+    ``origin``: where it leaves the stream. ``nodes``: what it computes.
+    """
 
     join: torch.fx.Node
     parameters: tuple[str, ...]
@@ -91,6 +94,8 @@ class Branch:
     normalised: bool
     scaled: bool
     stream: int
+    origin: torch.fx.Node
+    nodes: frozenset[torch.fx.Node] = field(repr=False)
 
 
 @dataclass(slots=True)
@@ -145,11 +150,17 @@ def _uses_at(node: torch.fx.Node, trace: Trace, on_signal: bool) -> Iterator[Wei
         yield WeightUse(name, record, node, op, _fans(node, op, record, flipped), feeds, activation, reads, on_signal)
 
 
+_WEIGHT_VIEWS = {
+    "t", "transpose", "mT", "T", "permute", "to", "view", "reshape", "contiguous", "split", "chunk",
+    "getitem", "__getitem__",
+}  # fmt: skip
+
+
 def _weights_of(node: torch.fx.Node) -> Iterator[tuple[torch.fx.Node, bool]]:
     """Parameter nodes that a weight op reads, through views, with whether they arrive transposed."""
     for source in node.all_input_nodes:
         flipped, walk = False, source
-        while op_of(walk) in {"t", "transpose", "mT", "T", "permute", "to", "view", "reshape", "contiguous"}:
+        while op_of(walk) in _WEIGHT_VIEWS:
             flipped ^= op_of(walk) in {"t", "transpose", "mT", "T"}
             operands = walk.all_input_nodes
             if len(operands) != 1:
@@ -294,7 +305,7 @@ def _branches(trace: Trace, order: dict[torch.fx.Node, int], uses: list[WeightUs
         scaled = any(op_of(n) in {"mul", "div"} and _adds_constant(n) for n in _after_last_weight(inside, at, order))
         stream = streams.get(_joined_before(origin, streams), len(found))
         streams[node] = stream
-        found.append(Branch(node, tuple(weights), weights[-1], norms, scaled, stream))
+        found.append(Branch(node, tuple(weights), weights[-1], norms, scaled, stream, origin, frozenset(inside)))
     return found
 
 

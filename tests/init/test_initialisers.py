@@ -28,7 +28,10 @@ SEEDED = [
     "looks_linear_",
     "random_walk_",
     "ds_init_",
+    "deepnorm_",
+    "subln_",
 ]
+LAYERED = ("ds_init_", "deepnorm_", "subln_")
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -47,7 +50,7 @@ def test_everything_exported_can_be_had():
 def test_conventions_of_torch_nn_init(name):
     """In place, the tensor returned, a generator decides the values, gradients are not recorded."""
     function = getattr(init, name)
-    arguments = (3,) if name == "ds_init_" else ()
+    arguments = (3,) if name in LAYERED else ()
     tensor = nn.Parameter(torch.full((64, 48), 7.0))
     assert function(tensor, *arguments, generator=seeded()) is tensor
     assert tensor.grad_fn is None
@@ -63,17 +66,74 @@ def test_conventions_of_torch_nn_init(name):
 def test_meta_is_a_logged_no_op(name, caplog):
     tensor = torch.empty(8, 4, device="meta")
     with caplog.at_level(logging.INFO, "initcheck.init"):
-        arguments = (3,) if name == "ds_init_" else ()
+        arguments = (3,) if name in LAYERED else ()
         assert getattr(init, name)(tensor, *arguments) is tensor
     assert "meta tensor" in caplog.text
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_any_dtype(dtype):
-    for function in (init.lecun_normal_, init.orthogonal_, init.siren_, init.sparse_, init.he_uniform_):
-        tensor = function(torch.empty(32, 32, dtype=dtype))
-        assert tensor.dtype == dtype
-        assert bool(tensor.isfinite().all())
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", SEEDED)
+def test_low_precision_is_drawn_in_float32_and_rounded(name, dtype):
+    arguments = (3,) if name in LAYERED else ()
+    function = getattr(init, name)
+    low = function(torch.empty(64, 48, dtype=dtype), *arguments, generator=seeded())
+    full = function(torch.empty(64, 48), *arguments, generator=seeded())
+    assert low.dtype == dtype
+    assert torch.equal(low, full.to(dtype))
+
+
+@pytest.mark.parametrize("name", SEEDED)
+def test_float64(name):
+    tensor = getattr(init, name)(torch.empty(32, 32, dtype=torch.float64), *((3,) if name in LAYERED else ()))
+    assert tensor.dtype == torch.float64
+    assert bool(tensor.isfinite().all())
+
+
+@pytest.fixture
+def mesh(tmp_path):
+    """One process that calls itself a mesh."""
+    from torch import distributed
+    from torch.distributed.device_mesh import init_device_mesh
+
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        yield init_device_mesh("cpu", (1,))
+    finally:
+        distributed.destroy_process_group()
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
+def test_distributed_tensors_get_the_values_of_the_whole(mesh):
+    from torch.distributed.tensor import Shard, distribute_tensor
+
+    def sharded(*shape, dim=0):
+        return distribute_tensor(torch.full(shape, 7.0), mesh, [Shard(dim)])
+
+    for name in SEEDED:
+        arguments = (3,) if name in LAYERED else ()
+        tensor = sharded(64, 48, dim=1)
+        assert getattr(init, name)(tensor, *arguments, generator=seeded()) is tensor
+        alone = getattr(init, name)(torch.empty(64, 48), *arguments, generator=seeded())
+        assert torch.equal(tensor.full_tensor(), alone), name
+    assert torch.equal(init.forget_gate_bias_(sharded(8)).full_tensor(), torch.tensor([7.0, 7, 1, 1, 7, 7, 7, 7]))
+    assert torch.equal(init.irnn_(sharded(4, 4), 0.5).full_tensor(), 0.5 * torch.eye(4))
+    assert torch.equal(init.prior_bias_(sharded(4), 0.5).full_tensor(), torch.zeros(4))
+    square = init.unitary_(sharded(6, 6), generator=seeded()).full_tensor()
+    assert torch.allclose(square @ square.T, torch.eye(6), atol=1e-5)
+
+
+def test_integers_are_refused():
+    with pytest.raises(TypeError, match=r"expected a floating-point or complex tensor, got torch\.int64"):
+        init.lecun_normal_(torch.zeros(3, 3, dtype=torch.int64))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+@pytest.mark.parametrize("name", SEEDED)
+def test_on_a_gpu(name):
+    arguments = (3,) if name in LAYERED else ()
+    tensor = getattr(init, name)(torch.empty(64, 48, device="cuda"), *arguments, generator=seeded())  # drawn on the CPU
+    assert torch.allclose(tensor.cpu(), getattr(init, name)(torch.empty(64, 48), *arguments, generator=seeded()))
+    assert bool(getattr(init, name)(tensor, *arguments).isfinite().all())
 
 
 def test_anything_but_a_tensor_is_refused():
@@ -341,6 +401,22 @@ def test_depth_recipes():
     assert init.subln_gain(6) == pytest.approx(math.sqrt(math.log(12)))
     with pytest.raises(ValueError, match="at least 1, got 0"):
         init.deepnorm_constants(0)
+
+
+def test_deepnorm_and_subln_scale_glorot():
+    for function, gain in ((init.deepnorm_, 48**-0.25), (init.subln_, math.sqrt(math.log(12)))):
+        weight = function(torch.empty(600, 400), 6, generator=seeded())
+        assert float(weight.std()) == pytest.approx(gain * math.sqrt(2 / 1000), rel=0.01)
+    packed = init.deepnorm_(torch.empty(3 * 200, 200), 6, packed=3, generator=seeded())
+    assert float(packed.std()) == pytest.approx(48**-0.25 * 200**-0.5, rel=0.01)
+
+
+def test_branch_multipliers():
+    assert float(init.rezero_(torch.ones(1))) == 0
+    assert float(init.skipinit_(torch.ones(()))) == 0
+    assert float(init.skipinit_(torch.ones(1), 16)) == 0.25
+    with pytest.raises(ValueError, match=r"rezero_: a branch's multiplier is one number, got shape \(8,\)"):
+        init.rezero_(torch.ones(8))
 
 
 def test_mup_std():
