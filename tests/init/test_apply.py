@@ -38,7 +38,7 @@ def test_scheme_names_with_underscore_and_scale():
 
 
 def test_refuses_with_reasons():
-    with pytest.raises(ValueError, match="unknown scheme 'he': expected one of suggested, delta_orthogonal"):
+    with pytest.raises(ValueError, match="unknown scheme 'he': expected one of suggested, deepnorm, delta_orthogonal"):
         apply(small_net(), "he")
     with pytest.raises(ValueError, match="'suggested' needs example_inputs"):
         apply(small_net(), "suggested")
