@@ -27,7 +27,6 @@ import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import measured
 import torch
@@ -78,14 +77,10 @@ def predict(model: zoo.Model, batch: int, kind: str, live: bool) -> tuple[Signal
             built = build(model.build)
             net, log = built.model, built.log
         args, kwargs = model.inputs(batch, kind)
-        record = trace(net, args, kwargs, log=log)
+        record = trace(net, args, kwargs, log=log, inputs_given=model.told or kind == "correlated")
     started = time.perf_counter()
-    signal = propagate(record, **_told(model, record, args, kwargs, kind))
+    signal = propagate(record)
     return signal, time.perf_counter() - started
-
-
-def _told(model: zoo.Model, record: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], kind: str) -> dict[str, Any]:
-    return {}
 
 
 def compare(model: zoo.Model, options: argparse.Namespace) -> Result:

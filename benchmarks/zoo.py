@@ -44,17 +44,19 @@ def field(kind: str, *shape: int, axes: int = 2) -> torch.Tensor:
     if kind == "white":
         return torch.randn(shape)
     sizes = shape[-axes:]
-    frequencies = torch.meshgrid(*(torch.fft.fftfreq(n) * n for n in sizes), indexing="ij")
-    radius = torch.stack(frequencies).square().sum(0).sqrt().clamp(min=1.0)
-    amplitude = 1 / radius
+    torus = [2 * n for n in sizes]  # twice as large, so that opposite edges are no neighbours
+    frequencies = torch.meshgrid(*(torch.fft.fftfreq(n) * n for n in torus), indexing="ij")
+    amplitude = 1 / torch.stack(frequencies).square().sum(0).sqrt().clamp(min=1.0)
     amplitude = amplitude / amplitude.square().mean().sqrt()
+    dims = tuple(range(-axes, 0))
 
     def coloured(*size: int) -> torch.Tensor:
-        spectrum = torch.fft.fftn(torch.randn(size), dim=tuple(range(-axes, 0)))
-        return torch.fft.ifftn(spectrum * amplitude, dim=tuple(range(-axes, 0))).real
+        spectrum = torch.fft.fftn(torch.randn(*size, *torus), dim=dims)
+        whole = torch.fft.ifftn(spectrum * amplitude, dim=dims).real
+        return whole[(..., *(slice(n) for n in sizes))]
 
-    shared = coloured(shape[0], *([1] * (len(shape) - axes - 1)), *sizes)
-    return 0.9**0.5 * shared + 0.1**0.5 * coloured(*shape)
+    one_channel = (shape[0], *([1] * (len(shape) - axes - 1)))
+    return 0.9**0.5 * coloured(*one_channel) + 0.1**0.5 * coloured(*shape[:-axes])
 
 
 def images(size: int, channels: int = 3, name: str = "") -> Inputs:

@@ -47,7 +47,7 @@ def audit(traced: Trace, fallback: Location, source: SourceFile | None = None) -
         location=fallback,
         parameters=len(traced.parameters),
         parameter_elements=sum(math.prod(record.shape) for record in traced.parameters.values()),
-        notes=tuple(traced.notes),
+        notes=(*traced.notes, *signal.notes),
         stretches=stretches(traced),
     )
     return Audit(report, signal, tuple(defects))

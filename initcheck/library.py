@@ -37,6 +37,8 @@ def analyze(
     model: nn.Module,
     example_inputs: Tensor | Sequence[Any] | Mapping[str, Any],
     mode: Literal["train", "eval"] = "train",
+    *,
+    input_statistics: Literal["normal", "given"] = "normal",
 ) -> Report:
     """Audit a live model: predict the scale of every layer's output and gradient from its weights as they are.
 
@@ -45,16 +47,18 @@ def analyze(
 
     Args:
         model: the model, on any device, with its weights as they are.
-        example_inputs: one tensor, a sequence of positional arguments, or a mapping of keyword arguments; only
-            shapes and dtypes count (inputs are taken to be N(0, 1), tokens uniform).
+        example_inputs: one tensor, a sequence of positional arguments, or a mapping of keyword arguments.
         mode: ``"train"`` (dropout active, batch norm uses the batch) or ``"eval"``.
+        input_statistics: ``"normal"``: of the inputs only shapes and dtypes count, they are taken to be independent
+            N(0, 1) numbers, tokens uniform; ``"given"``: the examples are data, and their mean, variance, distribution
+            and correlation between positions and samples are used (and said in ``notes``).
 
     Returns:
         The report: ``findings``, ``layers`` (in execution order), ``coverage``, ``unknown_ops``, ``to_dict()``.
 
     Raises:
         TypeError: if ``model`` is not an ``nn.Module``.
-        ValueError: if ``mode`` is neither ``"train"`` nor ``"eval"``.
+        ValueError: if ``mode`` is neither ``"train"`` nor ``"eval"``, or ``input_statistics`` none of the two.
         initcheck.tracing.ladder.TraceError: if no forward pass could be recorded; says why.
     """
     from torch import nn
@@ -66,9 +70,12 @@ def analyze(
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     if mode not in ("train", "eval"):
         raise ValueError(f"mode must be 'train' or 'eval', got {mode!r}")
+    if input_statistics not in ("normal", "given"):
+        raise ValueError(f"input_statistics must be 'normal' or 'given', got {input_statistics!r}")
     started = time.perf_counter()
     args, kwargs = split_inputs(example_inputs)
-    traced = trace(model, args, kwargs, mode=mode, name=type(model).__name__)
+    given = input_statistics == "given"
+    traced = trace(model, args, kwargs, mode=mode, name=type(model).__name__, inputs_given=given)
     audited = audit(traced, _known_location(type(model)) or _callers_line())
     return replace(
         audited.report,

@@ -13,6 +13,7 @@ import torch.fx
 
 from initcheck.signal import ops  # noqa: F401  (registers the rules)
 from initcheck.signal.gradient import Gradient
+from initcheck.signal.inputs import described, given_value
 from initcheck.signal.kernel import Kernel
 from initcheck.signal.layers import layer_rows
 from initcheck.signal.result import Moments, Signal
@@ -51,7 +52,7 @@ def propagate(trace: Trace, *, strict: bool = False, inputs: Mapping[str, Moment
         if flows and node in forward and 0 in flows and flows[0].terms:
             backward[node] = flows[0].result
     rows, layer_nodes = layer_rows(trace, run.values, backward, run.calls)
-    return Signal(forward, backward, rows, run.coverage(), dict(sorted(run.unknown.items())), layer_nodes)
+    return Signal(forward, backward, rows, run.coverage(), dict(sorted(run.unknown.items())), layer_nodes, run.notes)
 
 
 def _first(value: Any) -> Any:
@@ -71,6 +72,7 @@ class _Run:
         self.gradients: dict[torch.fx.Node, dict[int, Gradient]] = {}
         self.calls: dict[torch.fx.Node, Call] = {}
         self.unknown: Counter[str] = Counter()
+        self.notes: list[str] = []
 
     def forward(self) -> None:
         with torch.no_grad():
@@ -111,11 +113,23 @@ class _Run:
         used = {a.role for d in dims for a in d}
         # an input's elements are independent along every dim that exists
         covariance = Kernel.independent(1.0, "S" in used, "P" in used)
+        if self.trace.inputs_given and not integer and (value := self._as_given(node, roles)) is not None:
+            return value
         given = self.inputs.get(str(node.target))
         if given is not None:
             covariance = Kernel(given.variance, given.v_c + given.v_s, given.v_c, given.v_c)
             return Value(dims, given.mean, covariance).settled()
         return Value(dims, 0.0, covariance, integer=integer)
+
+    def _as_given(self, node: torch.fx.Node, roles: tuple[Role, ...]) -> Value | None:
+        """An input with the statistics of the example; None, and said, where it has none."""
+        example = node.meta.get("example")
+        value = given_value(example, roles) if isinstance(example, torch.Tensor) else None
+        if value is None:
+            self.notes.append(f"input {node.target} taken as N(0, 1): its values are all equal, or not finite")
+        else:
+            self.notes.append(f"input {node.target} as given: {described(value)}")
+        return value
 
     def _attribute(self, node: torch.fx.Node) -> Value | None:
         name = node.meta.get("parameter")

@@ -64,3 +64,5 @@ class Signal:
     unknown_ops: Mapping[str, int] = field(default_factory=dict)
     layer_nodes: dict[str, torch.fx.Node] = field(default_factory=dict)
     """Layer name to the node whose output is the layer's output."""
+    notes: list[str] = field(default_factory=list)
+    """What inputs were taken for, where their own statistics were asked for."""

@@ -42,6 +42,7 @@ def trace(
     mode: str = "train",
     log: Any = None,
     name: str = "",
+    inputs_given: bool = False,
 ) -> Trace:
     """Record one forward pass of a model; the model itself is left as it is.
 
@@ -52,6 +53,7 @@ def trace(
         mode: ``train`` or ``eval``.
         log: who wrote which parameter; None: distributions are measured from the weights.
         name: what to call the model; its class by default.
+        inputs_given: the inputs are data whose statistics count, not only examples of a shape.
 
     Raises:
         TraceError: if the model cannot be run on these inputs; says why.
@@ -78,6 +80,7 @@ def trace(
         notes=notes,
         constant_values=recorded.constants,
         weights_are_data=log is None,
+        inputs_given=inputs_given,
     )
 
 

@@ -103,7 +103,7 @@ class Recorder(TorchFunctionMode):
     def placeholder(self, tensor: torch.Tensor, name: str, real: torch.Tensor | None) -> None:
         """Enter an input. Integer inputs keep their real value for control flow."""
         node = self.graph.placeholder(name)
-        node.meta.update(op="placeholder", val=tensor, module="", modules=(), stack=())
+        node.meta.update(op="placeholder", val=tensor, module="", modules=(), stack=(), example=real)
         self._enter(tensor, node)
         if self.fake is not None and real is not None and _discrete(real) and real.numel() <= VALUE_LIMIT:
             self._know(tensor, Known(real, False))

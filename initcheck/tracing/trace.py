@@ -126,3 +126,5 @@ class Trace:
     constant_values: dict[str, torch.Tensor] = field(default_factory=dict)
     weights_are_data: bool = False
     """True for a live model: distributions are measured from real values, no writes are known."""
+    inputs_given: bool = False
+    """The example inputs (``example`` in the placeholders' meta) are data: their statistics count, not only shapes."""
