@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,9 @@ import torch._dynamo  # fake tensors import it (2 s) when first used: once, in t
 from initcheck.audit import audit
 from initcheck.discovery.absent import absent_bases
 from initcheck.discovery.candidates import Candidate, ConstructionError, candidates
+from initcheck.discovery.full_import import load_fully
 from initcheck.discovery.inputs import Inputs, InputsNotFound, find_inputs
+from initcheck.discovery.libraries import UnknownTargetError, library_candidates
 from initcheck.discovery.loader import LoadError, load
 from initcheck.measuring.device import find_device
 from initcheck.measuring.errors import MeasureError
@@ -23,8 +26,10 @@ from initcheck.results import Measurement, Report
 from initcheck.rules.ic002_model_not_analysed import model_not_analysed
 from initcheck.signal.result import Signal
 from initcheck.source.file import SourceFile
+from initcheck.targets import LibraryTarget
 from initcheck.tracing.build import BuildError, Built, build
 from initcheck.tracing.ladder import TraceError, Trial, trace
+from initcheck.tracing.live import class_location
 from initcheck.tracing.trace import Trace
 
 if TYPE_CHECKING:
@@ -44,19 +49,7 @@ class _NotAnalysedError(Exception):
 def analyse(job: FileJob, emit: Emit) -> None:
     """Find, build and check every root model of the file; see ``child.Emit`` for what is emitted."""
     torch.set_num_threads(1)
-    source = SourceFile.parse(job.path, job.text)
-    try:
-        module = load(source)
-    except LoadError as error:
-        emit("finding", model_not_analysed(job.path, "", str(error), line=error.line or 1))
-        emit("debug", traceback.format_exc())
-        return
-    found = candidates(source, module, job.config)
-    known = {candidate.name for candidate in found}
-    for name, where, reason in () if job.config.only_listed_models else absent_bases(source, module):
-        if name not in known and name not in job.skip:
-            emit("finding", model_not_analysed(job.path, name, reason, location=where))
-    for candidate in found:
+    for candidate, source in found(job, emit):
         if candidate.name in job.skip:
             continue
         emit("begin", (candidate.name, candidate.location))
@@ -72,7 +65,31 @@ def analyse(job: FileJob, emit: Emit) -> None:
             emit("debug", traceback.format_exc())
 
 
-def _analyse(candidate: Candidate, source: SourceFile, job: FileJob, emit: Emit) -> Report:
+def found(job: FileJob, emit: Emit) -> Iterator[tuple[Candidate, SourceFile | None]]:
+    """The models to analyse, of a file or of a library, with the file; what rules all of them out is emitted."""
+    if LibraryTarget.parse(job.path) is not None:
+        try:
+            yield from ((candidate, None) for candidate in library_candidates(job.path, job.config))
+        except UnknownTargetError as error:
+            emit("error", str(error))
+            emit("debug", traceback.format_exc())
+        return
+    source = SourceFile.parse(job.path, job.text)
+    try:
+        module = load_fully(source) if job.config.import_mode == "full" else load(source)
+    except LoadError as error:
+        emit("finding", model_not_analysed(job.path, "", str(error), line=error.line or 1))
+        emit("debug", traceback.format_exc())
+        return
+    listed = candidates(source, module, job.config)
+    known = {candidate.name for candidate in listed}
+    for name, where, reason in () if job.config.only_listed_models else absent_bases(source, module):
+        if name not in known and name not in job.skip:
+            emit("finding", model_not_analysed(job.path, name, reason, location=where))
+    yield from ((candidate, source) for candidate in listed)
+
+
+def _analyse(candidate: Candidate, source: SourceFile | None, job: FileJob, emit: Emit) -> Report:
     started = time.perf_counter()
     try:
         built = build(candidate.construct)
@@ -89,7 +106,8 @@ def _analyse(candidate: Candidate, source: SourceFile, job: FileJob, emit: Emit)
     except InputsNotFound as error:
         raise _NotAnalysedError(str(error), getattr(error, "hint", "")) from error
     traced.inputs = inputs.description
-    audited = audit(traced, candidate.location, source)
+    location = candidate.location if source else class_location(type(built.model)) or candidate.location
+    audited = audit(traced, location, source)
     for defect in audited.defects:
         emit("defect", defect)
     measured = None

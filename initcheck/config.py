@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pathspec import GitIgnoreSpec
 
 MODES = ("train", "eval")
+IMPORT_MODES = ("definitions", "full")
 FORMATS = ("text", "json", "github", "sarif")
 FAIL_ON = ("error", "warning", "info", "never")
 EVERY_CODE = "IC"
@@ -135,9 +136,10 @@ class Config:
     """Everything that a run can be told. Plain data: it travels to worker processes.
 
     ``select`` and ``ignore`` are prefixes of codes. ``fail_on``: the least severity that makes the exit code 1; None:
-    no finding does. ``only_listed_models``: analyse ``models`` and nothing else. ``timeout`` (seconds) and
-    ``memory_limit`` (bytes, resident) are of one model. ``color`` and ``width`` (0: no limit) are of the stream that
-    the report goes to.
+    no finding does. ``only_listed_models``: analyse ``models`` and nothing else. ``execute``: False for source rules
+    alone. ``import_mode``: whether a file is executed for its definitions only, or as Python would. ``timeout``
+    (seconds) and ``memory_limit`` (bytes, resident) are of one model. ``color`` and ``width`` (0: no limit) are of the
+    stream that the report goes to.
     """
 
     source: str = ""
@@ -150,6 +152,8 @@ class Config:
     models: tuple[ModelSpec, ...] = ()
     only_listed_models: bool = False
     mode: str = "train"
+    execute: bool = True
+    import_mode: str = "definitions"
     timeout: float = 60.0
     memory_limit: int = 8 << 30
     jobs: int = field(default_factory=_default_jobs)
@@ -185,6 +189,8 @@ class Config:
     @property
     def needs_models(self) -> bool:
         """Whether any wanted rule looks at a built model (else none is built, and torch is never imported)."""
+        if not self.execute:
+            return False
         if self.measure:
             return True
         return any(

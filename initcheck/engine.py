@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +16,7 @@ from initcheck.rules import registry
 from initcheck.rules.ic001_unparsable_file import unparsable
 from initcheck.rules.ic004_unused_suppression import unused_suppression
 from initcheck.source.file import SourceError, SourceFile
+from initcheck.targets import LibraryTarget
 from initcheck.worker import INTERRUPTED, FileJob, analyse_isolated
 
 Tell = Callable[[str], None]
@@ -34,7 +35,8 @@ def run(paths: Sequence[str | Path], config: Config, tell: Tell | None = None) -
     """Check files and folders.
 
     Args:
-        paths: files (of any suffix) and folders (searched for ``*.py``).
+        paths: files (of any suffix), folders (searched for ``*.py``), and models by the name that a library gives them
+            (``timm:resnet50``).
         config: what to select, how to analyse, what to fix.
         tell: called with a line whenever a file or model is taken up.
 
@@ -87,6 +89,9 @@ def _files(paths: Sequence[str | Path], config: Config, errors: list[str]) -> It
     """Every file to check, once each, folders in sorted order."""
     seen: set[Path] = set()
     for given in paths:
+        if LibraryTarget.parse(str(given)) is not None:
+            yield str(given)
+            continue
         path = Path(given)
         if path.is_dir():
             found = [p for p in _walk(path, config) if p.resolve() not in seen]
@@ -152,6 +157,8 @@ def _raw_text(path: str) -> str:
 
 
 def _check_file(path: str, config: Config, reader: _Reader, tell: Tell | None) -> FileResult:
+    if LibraryTarget.parse(path) is not None:
+        return _check_library_model(path, config, reader, tell)
     try:
         source = SourceFile.read(path)
     except SourceError as error:
@@ -177,30 +184,38 @@ def _check_source(
     if config.needs_models and source.mentions_modules():
         result = analyse_isolated(FileJob(source.path, source.text, config, measure=measure), tell)
     every = [*findings, *result.findings, *(f for report in result.models for f in report.findings)]
-    kept = set(map(id, _heard(every, source, config, reader)))
     judged = bool(result.models) and not any(f.code == "IC002" for f in result.findings)
     unused = _selected(_unused_suppressions(every, source, judged), config)
-    return replace(
-        result,
-        findings=tuple(f for f in [*findings, *result.findings] if id(f) in kept) + tuple(unused),
-        models=tuple(
-            replace(report, findings=tuple(f for f in report.findings if id(f) in kept)) for report in result.models
-        ),
-        defects=(*defects, *result.defects),
-    )
+    heard = _as_heard(replace(result, findings=(*findings, *result.findings)), config, reader, source)
+    return replace(heard, findings=(*heard.findings, *unused), defects=(*defects, *result.defects))
 
 
-def _heard(findings: list[Finding], source: SourceFile, config: Config, reader: _Reader) -> list[Finding]:
-    """The findings that are selected and not suppressed at their own line, in whichever file that is."""
-    heard = []
-    for finding in _selected(findings, config):
-        where = source if finding.location.path == source.path else reader.get(finding.location.path)
-        if where is None or not where.suppressions.is_suppressed(finding.location.line, finding.code):
-            heard.append(finding)
-    return heard
+def _check_library_model(target: str, config: Config, reader: _Reader, tell: Tell | None) -> FileResult:
+    """A model that a library builds: no file of the user's, so no source rules and nothing to fix."""
+    if not config.execute:
+        return FileResult(target, errors=(f"{target} has to be built, and --no-exec forbids that",))
+    return _as_heard(analyse_isolated(FileJob(target, "", config, measure=config.measure), tell), config, reader)
 
 
-def _selected(findings: list[Finding], config: Config) -> list[Finding]:
+def _as_heard(result: FileResult, config: Config, reader: _Reader, source: SourceFile | None = None) -> FileResult:
+    """The result with those findings only that are selected and not suppressed at their own line.
+
+    ``source``: the file as it was checked, which is not what is on disk while a fix is tried.
+    """
+
+    def heard(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+        return tuple(finding for finding in _selected(findings, config) if not suppressed(finding))
+
+    def suppressed(finding: Finding) -> bool:
+        path, line = finding.location.path, finding.location.line
+        where = source if source is not None and path == source.path else reader.get(path)
+        return where is not None and where.suppressions.is_suppressed(line, finding.code)
+
+    models = tuple(replace(report, findings=heard(report.findings)) for report in result.models)
+    return replace(result, findings=heard(result.findings), models=models)
+
+
+def _selected(findings: Iterable[Finding], config: Config) -> list[Finding]:
     return [f for f in findings if config.selects(f.code, f.location.path)]
 
 

@@ -128,7 +128,7 @@ def test_an_interrupt_is_130(fake: FakeEngine, capsys: pytest.CaptureFixture[str
         (["--exclude", "!"], "is not a pattern"),
         (["--model", "gone.py:Net"], "no such file"),
         (["--model", "net"], "expected FILE.py:NAME"),
-        (["--input", "float32[2]"], "--input needs exactly one --model"),
+        (["--input", "float32[2]"], "--input needs exactly one model"),
         (["--config", "x.toml", "--isolated"], "exclude each other"),
         (["--config", "x.toml"], "x.toml: cannot be read"),
         (["explain"], "Missing argument"),

@@ -113,7 +113,7 @@ def _summary(summary: Summary, config: Config) -> list[Text]:
     if summary.models:
         checked += f", {plural(summary.layers, 'layer')}, {share(summary.coverage)} of the graphs known"
     lines.append(Text(f"Checked {checked} in {summary.seconds:.1f} s."))
-    lines += [Text.assemble(("Not checked: ", "yellow"), text) for text in _not_checked(summary)]
+    lines += [Text.assemble(("Not checked: ", "yellow"), text) for text in _not_checked(summary, config)]
     if summary.fixed:
         lines.append(Text(f"Fixed {plural(summary.fixed, 'finding')}."))
     if summary.fixable and not (config.fix or config.diff):
@@ -140,7 +140,9 @@ def _verdict(summary: Summary, config: Config) -> Iterator[tuple[str, str] | str
         yield (f"{plural(summary.errors, 'error')} of the run itself", "bold red")
 
 
-def _not_checked(summary: Summary) -> Iterator[str]:
+def _not_checked(summary: Summary, config: Config) -> Iterator[str]:
+    if not config.execute:
+        yield "what needs a built model (--no-exec)"
     if summary.files_not_parsed:
         yield f"{plural(summary.files_not_parsed, 'file')} that could not be read (IC001)"
     if summary.models_not_analysed:
