@@ -1,7 +1,7 @@
 """The textbook experiment: fifty layers of 100 ReLU units, weights from N(0, variance), for five variances.
 
 A layer multiplies the second moment by 100 * variance / 2. Only variance 0.02 (He initialisation) keeps signal and
-gradient; 0.001 and 0.01 let both vanish (IC202, IC204), 0.1 and 1 make both explode (IC203, IC205).
+gradient; 0.001 and 0.01 let both vanish (IC202), 0.1 and 1 make both explode (IC203).
 """
 
 from torch import nn

@@ -109,11 +109,11 @@ def textbook(variance: float) -> nn.Module:
 @pytest.mark.parametrize(
     ("variance", "expected"),
     [
-        (0.001, {"IC202", "IC204"}),
-        (0.01, {"IC202", "IC204"}),
+        (0.001, {"IC202"}),
+        (0.01, {"IC202"}),
         (0.02, set()),
-        (0.1, {"IC203", "IC205"}),
-        (1.0, {"IC203", "IC205"}),
+        (0.1, {"IC203"}),
+        (1.0, {"IC203"}),
     ],
 )
 def test_the_textbook_figure_forward_and_backward(variance: float, expected: set[str]) -> None:

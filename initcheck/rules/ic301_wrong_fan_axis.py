@@ -9,9 +9,9 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from initcheck.findings import Finding, Fix, Location, RewriteCall
+from initcheck.findings import Finding, Fix, Location, RewriteCall, Severity
 from initcheck.rules.base import ModelContext, finding
-from initcheck.rules.scale import structure_of
+from initcheck.rules.scale import severity_at, structure_of
 from initcheck.rules.source_index import init_writes, text_of, without_data
 from initcheck.rules.writes import call_frame, call_location, call_node, counted, final_write
 
@@ -89,6 +89,18 @@ def check_model(context: ModelContext) -> Iterator[Finding]:
     """One finding for each call that reads the wrong fan of a weight as the graph uses it."""
     if context.source is not None and any(True for _ in check_source(context.source)):
         return  # the line that computes the fan is the cause
+    for where, cases in _cases(context).items():
+        yield _finding(context, where, cases)
+
+
+def wrong_factors(context: ModelContext) -> dict[Location, float]:
+    """See ``attribution``."""
+    return {
+        where: max((f for _, _, f in cases), key=lambda f: abs(math.log(f))) for where, cases in _cases(context).items()
+    }
+
+
+def _cases(context: ModelContext) -> dict[Location, list[tuple[WeightUse, Write, float]]]:
     groups: dict[Location, list[tuple[WeightUse, Write, float]]] = defaultdict(list)
     for use in structure_of(context).by_parameter().values():
         write = final_write(use.record)
@@ -97,8 +109,7 @@ def check_model(context: ModelContext) -> Iterator[Finding]:
         factor = _factor(use, write, context)
         if factor is not None and max(factor, 1 / factor) >= _NOTICEABLE:
             groups[call_location(write, context)].append((use, write, factor))
-    for where, cases in groups.items():
-        yield _finding(context, where, cases)
+    return groups
 
 
 def _factor(use: WeightUse, write: Write, context: ModelContext) -> float | None:
@@ -160,6 +171,7 @@ def _finding(context: ModelContext, where: Location, cases: list[tuple[WeightUse
         f"`{write.function}` takes {read:g} as the fan-in of `{use.record.name}`{more}, which is used as {used} with "
         f"shape {tuple(shape)}: its fan-in is {use.fans.fan_in:g}, and the std is {factor:.2g} times what was meant",
         where,
+        severity=severity_at(context, where, Severity.WARNING),
         model=context.trace.model,
         parameter=use.record.name,
         evidence=(

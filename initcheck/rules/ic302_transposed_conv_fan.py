@@ -2,106 +2,80 @@
 
 from __future__ import annotations
 
-import math
-from collections import defaultdict
+import ast
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from initcheck.findings import Evidence, Finding, Fix, Location, RewriteCall, Severity
 from initcheck.rules.base import ModelContext, finding
-from initcheck.rules.scale import structure_of
-from initcheck.rules.writes import call_location, call_node, counted, final_write
+from initcheck.rules.fans import SEVERAL, FanCase, FanGroup, fan_groups, he_gain, wrong_factors_of
+from initcheck.rules.scale import severity_at
+from initcheck.rules.writes import call_node, counted
 
 if TYPE_CHECKING:
     from initcheck.init.structure import WeightUse
-    from initcheck.tracing.trace import Write
 
 CODE = "IC302"
 
-_OFF = 1.2
-"""Factor by which a layer's std must be off to count."""
 
-_FAR_OFF = 1.38
-"""And one of them by so much (sqrt 2, with room for fans that are not quite powers of two)."""
-
-_SEVERAL = 3
-"""Layers that must be off for a warning: one upsampling layer at the wrong scale delays nobody."""
+def wrong_factors(context: ModelContext) -> dict[Location, float]:
+    """See ``attribution``."""
+    return wrong_factors_of(fan_groups(context, _right_fan))
 
 
 def check_model(context: ModelContext) -> Iterator[Finding]:
     """One finding for each call, with the transposed convolutions whose scale nothing restores."""
-    groups: dict[Location, list[tuple[WeightUse, Write, float]]] = defaultdict(list)
-    served: dict[Location, int] = defaultdict(int)
-    for use in structure_of(context).by_parameter().values():
-        write = final_write(use.record)
-        if write is None or not write.function.startswith("kaiming_"):
-            continue
-        where = call_location(write, context)
-        served[where] += 1
-        if not use.op.startswith("conv_transpose") or use.feeds == "norm":
-            continue
-        factor = math.sqrt(use.fans.fan_in / _read_fan(use, write))
-        if max(factor, 1 / factor) >= _OFF:
-            groups[where].append((use, write, factor))
-    for where, cases in groups.items():
-        if any(max(f, 1 / f) >= _FAR_OFF for _, _, f in cases):
-            yield _finding(context, where, cases, alone=served[where] == len(cases))
+    for where, group in fan_groups(context, _right_fan).items():
+        yield _finding(context, where, group)
 
 
-def _read_fan(use: WeightUse, write: Write) -> int:
-    """What torch takes for the fan: dimension 1 (the outputs) times the taps, for ``fan_out`` dimension 0."""
-    shape = use.record.shape
-    axis = 0 if write.arguments.get("mode", "fan_in") == "fan_out" else 1
-    return shape[axis] * math.prod(shape[2:])
+def _right_fan(use: WeightUse, mode: str) -> float | None:
+    """The terms of an output's sum, C_in k^2 / s^2, whichever fan was asked for."""
+    return use.fans.fan_in if use.op.startswith("conv_transpose") else None
 
 
-def _finding(
-    context: ModelContext, where: Location, cases: list[tuple[WeightUse, Write, float]], *, alone: bool
-) -> Finding:
-    use, write, factor = max(cases, key=lambda c: abs(math.log(c[2])))
-    asked = write.arguments.get("mode", "fan_in")
-    severe = len(cases) >= _SEVERAL and asked == "fan_in"  # whoever names the mode has thought of the axis
-    others = f" ({counted(len(cases), 'layer')}, x {min(c[2] for c in cases):.2f} to {max(c[2] for c in cases):.2f})"
-    right = use.fans.fan_in
+def _finding(context: ModelContext, where: Location, group: FanGroup) -> Finding:
+    case, cases = group.worst, group.cases
+    # whoever names the fan-out has thought of the axis
+    severe = len(cases) >= SEVERAL and case.mode == "fan_in"
+    factors = [c.factor for c in cases]
+    others = f" ({counted(len(cases), 'layer')}, x {min(factors):.2f} to {max(factors):.2f})" if len(cases) > 1 else ""
     return finding(
         CODE,
-        f"`{write.function}` takes {_read_fan(use, write)} as the {asked} of the transposed convolution "
-        f"`{use.record.name}`; an output of it sums {right:g} terms, so the std is {factor:.2f} times what was meant"
-        + (others if len(cases) > 1 else ""),
+        f"`{case.write.function}` takes {case.read:g} as the {case.mode} of the transposed convolution "
+        f"`{case.use.record.name}`; an output of it sums {case.right:g} terms, so the std is {case.factor:.2f} times "
+        f"what was meant{others}",
         where,
-        severity=Severity.WARNING if severe else Severity.INFO,
+        severity=severity_at(context, where, Severity.WARNING if severe else Severity.INFO),
         model=context.trace.model,
-        parameter=use.record.name,
-        evidence=tuple(_evidence(*case) for case in cases[:4]),
+        parameter=case.use.record.name,
+        evidence=tuple(_evidence(c) for c in cases[:4]),
         suggestion="nn.init.normal_(m.weight, std=math.sqrt(2 / (in_channels * kernel**2 / stride**2))), "
-        f"here {(2 / right) ** 0.5:.2g}",
-        fix=_fix(context, where, write) if alone else None,
+        f"here {(2 / case.right) ** 0.5:.2g}",
+        fix=_fix(context, where, case) if group.alone else None,
         layers=len(cases),
-        factor=factor,
+        factor=case.factor,
     )
 
 
-def _evidence(use: WeightUse, write: Write, factor: float) -> Evidence:
-    shape = use.record.shape
+def _evidence(case: FanCase) -> Evidence:
     return Evidence(
-        f"{use.record.name} {tuple(shape)}: in * k^2 / stride^2 = {use.fans.fan_in:g}, read {_read_fan(use, write)}: "
-        f"second moment of the output x {factor**2:.2f}",
-        use.record.location,
+        f"{case.use.record.name} {tuple(case.use.record.shape)}: in * k^2 / stride^2 = {case.right:g}, read "
+        f"{case.read:g}: second moment of the output x {case.factor**2:.2f}",
+        case.use.record.location,
     )
 
 
-def _fix(context: ModelContext, where: Location, write: Write) -> Fix | None:
+def _fix(context: ModelContext, where: Location, case: FanCase) -> Fix | None:
     """He's std with the effective fan, where the call names a layer's weight and serves transposed ones only."""
-    import ast
-
-    call = call_node(where, write.function, context.source)
-    if call is None or not call.args or not isinstance(call.args[0], ast.Attribute) or call.args[0].attr != "weight":
+    call = call_node(where, case.write.function, context.source)
+    gain = he_gain(case.write)
+    if gain is None or call is None or not call.args:
         return None
-    name, nonlinearity = ast.unparse(call.args[0].value), write.arguments.get("nonlinearity", "leaky_relu")
-    if nonlinearity not in ("relu", "leaky_relu"):
+    weight = call.args[0]
+    if not isinstance(weight, ast.Attribute) or weight.attr != "weight":
         return None
-    slope = float(write.arguments.get("a", 0.0)) if nonlinearity == "leaky_relu" else 0.0
-    gain = f"{2 / (1 + slope**2):.6g}"
+    name = ast.unparse(weight.value)
     terms = f"{name}.in_channels // {name}.groups * math.prod({name}.kernel_size) / math.prod({name}.stride)"
-    edit = RewriteCall(where, "normal_", (("std", f"math.sqrt({gain} / ({terms}))"),))
+    edit = RewriteCall(where, "normal_", (("std", f"math.sqrt({gain:.6g} / ({terms}))"),))
     return Fix("draw with the fan of a transposed convolution", (edit,))

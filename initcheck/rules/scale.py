@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from initcheck.findings import Evidence, Finding, Fix, Location, Severity
+from initcheck.rules.attribution import explained_places
 from initcheck.rules.base import ModelContext, finding
 from initcheck.rules.consequence import NORMS, RESOLUTION, Consequence, Step, judge
 from initcheck.rules.symmetry import symmetry_of
@@ -67,6 +68,8 @@ class Cause:
     culprits: tuple[Culprit, ...]
     mismatched: Mapping[int, float]
     residual: bool
+    explained: frozenset[Location] = frozenset()
+    """Lines of which another rule says more exactly what is wrong with them."""
 
 
 def structure_of(context: ModelContext) -> Structure:
@@ -102,7 +105,15 @@ def _cause(context: ModelContext) -> Cause:
             ratio = gain_ratio(culprit)
             if ratio is not None and _explains(ratio, culprit, consequence):
                 mismatched[index] = ratio
-    return Cause(consequence, culprits, mismatched, residual)
+    explained = explained_places(context, {c.where: c for c in culprits}, consequence.kind)
+    return Cause(consequence, culprits, {} if explained else mismatched, residual, explained)
+
+
+def severity_at(context: ModelContext, where: Location, own: Severity) -> Severity:
+    """The severity of a finding that explains a line: its own, or the verdict's if the line is to blame for it."""
+    cause = cause_of(context)
+    worst = cause.consequence.severity
+    return max(own, worst) if worst is not None and where in cause.explained else own
 
 
 def _without_noise(context: ModelContext) -> Signal:
@@ -275,17 +286,35 @@ def _grows_by_addition(context: ModelContext, consequence: Consequence) -> bool:
 
 
 def direction_finding(context: ModelContext, code: str, kind: str, *, backward: bool) -> list[Finding]:
-    """The findings of one of IC202-IC205: one for each culprit that IC201 does not already explain."""
+    """The findings of one of IC202-IC205: one for each culprit that no other rule explains.
+
+    A line that spoils both directions is one finding: that of the direction which it spoils more, the signal in a tie.
+    """
     cause = cause_of(context)
     verdict = cause.consequence
-    named = verdict.backward if backward else verdict.forward
-    if verdict.kind != kind or not named or verdict.severity is None or cause.residual:
+    if verdict.kind != kind or verdict.severity is None or cause.residual or cause.explained:
         return []
     return [
         _direction(context, code, culprit, verdict, backward=backward)
         for index, culprit in enumerate(cause.culprits)
-        if index not in cause.mismatched
+        if index not in cause.mismatched and _is_backward(culprit, verdict) is backward
     ]
+
+
+_MORE = 1.05
+"""The gradient is named alone where it changes by so many times as many orders of magnitude as the signal."""
+
+
+def _is_backward(culprit: Culprit, verdict: Consequence) -> bool:
+    """Whether the culprit is to be named for the gradient, not for the signal."""
+    if not (verdict.forward and verdict.backward):
+        return verdict.backward
+    if any(step.share < RESOLUTION for step in culprit.steps):
+        return False  # nothing of the input is left
+    sign = -1.0 if verdict.kind == "vanishing" else 1.0
+    forward = sum(sign * _safe_log(step.forward) for step in culprit.steps)
+    backward = sum(sign * _safe_log(step.backward) for step in culprit.steps)
+    return backward > _MORE * max(forward, 0.0)
 
 
 def _direction(context: ModelContext, code: str, culprit: Culprit, verdict: Consequence, *, backward: bool) -> Finding:
@@ -293,7 +322,7 @@ def _direction(context: ModelContext, code: str, culprit: Culprit, verdict: Cons
     what = "gradient" if backward else "signal"
     verb = "vanishes" if verdict.kind == "vanishing" else "explodes"
     span, blame = _span(verdict, backward=backward), _blame(culprit, backward=backward)
-    message = f"the {what} {verb}: {span}; {blame}{_effect(verdict)}"
+    message = f"the {what} {verb}: {span}; {blame}{_too(verdict, backward=backward)}{_effect(verdict)}"
     suggestion, fix = mend(context, culprit, verdict.severity)
     return finding(
         code,
@@ -308,7 +337,18 @@ def _direction(context: ModelContext, code: str, culprit: Culprit, verdict: Cons
         layers=len(culprit.records),
         reach=verdict.reach,
         share=verdict.share,
+        both_directions=verdict.forward and verdict.backward,
     )
+
+
+def _too(verdict: Consequence, *, backward: bool) -> str:
+    """The other direction, where the same line spoils it as well."""
+    if not (verdict.forward and verdict.backward):
+        return ""
+    first, last = verdict.steps[0], verdict.steps[-1]
+    if backward:
+        return f", and the signal, whose std is {shown_std(last)} at {last.row.name}"
+    return f", and the gradient, whose std is {first.row.grad_std or 0.0:.2g} at {first.row.name}"
 
 
 def _span(verdict: Consequence, *, backward: bool) -> str:

@@ -22,15 +22,15 @@ def normal(std: float) -> object:
 @pytest.mark.parametrize(
     ("variance", "expected"),
     [
-        (0.001, ["IC202", "IC204"]),
-        (0.01, ["IC202", "IC204"]),
+        (0.001, ["IC202"]),
+        (0.01, ["IC202"]),
         (0.02, []),
-        (0.1, ["IC203", "IC205"]),
-        (1.0, ["IC203", "IC205"]),
+        (0.1, ["IC203"]),
+        (1.0, ["IC203"]),
     ],
 )
 def test_the_textbook_figure(variance: float, expected: list[str]) -> None:
-    """Fifty ReLU layers of 100 units: vanishing, vanishing, stable, exploding, exploding, in both directions."""
+    """Fifty ReLU layers of 100 units: vanishing, vanishing, stable, exploding, exploding; one line, one finding."""
     torch.manual_seed(0)
     findings = audit(mlp(50, 100, nn.ReLU, normal(math.sqrt(variance)), inputs=100), HUNDRED)
     assert loud(findings) == expected
@@ -178,5 +178,5 @@ def test_dropout_noise_is_no_signal() -> None:
     for _ in range(30):
         layers += [nn.Linear(64, 64), nn.ReLU(), nn.Dropout(0.5)]
     findings = audit(nn.Sequential(nn.Linear(32, 64), *layers, nn.Linear(64, 10)), X)
-    assert loud(findings) == ["IC202", "IC204"]
+    assert loud(findings) == ["IC202"]
     assert findings[0].severity.label == "error"

@@ -1,0 +1,29 @@
+"""Lines that a rule about fans or signs explains, so that the rules about the signal need not name them as well.
+
+Such a rule offers ``wrong_factors(context)``: the place of each call that it finds, with the factor by which the std of
+the worst layer is off. A call that is off in the direction of the verdict is explained: the rule speaks, with the
+verdict's severity.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from initcheck.findings import Location
+    from initcheck.rules.base import ModelContext
+
+_EXPLAIN = ("ic301_wrong_fan_axis", "ic302_transposed_conv_fan", "ic303_grouped_fan_out")
+
+
+def explained_places(context: ModelContext, blamed: Collection[Location], kind: str) -> frozenset[Location]:
+    """Those of the blamed places that another rule explains; ``kind``: ``vanishing`` or ``exploding``."""
+    found: set[Location] = set()
+    for name in _EXPLAIN if blamed else ():
+        factors = importlib.import_module(f"initcheck.rules.{name}").wrong_factors(context)
+        found |= {
+            where for where, factor in factors.items() if where in blamed and (factor < 1) is (kind == "vanishing")
+        }
+    return frozenset(found)
