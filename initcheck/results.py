@@ -37,6 +37,15 @@ class LayerRow:
     location: Location | None = None
     dead_share: float | None = None
     """Share of the layer's channels that no gradient reaches in any sample (measured only)."""
+    saturated_share: float | None = None
+    """Share of the layer's outputs where the bounded activation after it has < 5 % of its slope (measured only)."""
+
+    @property
+    def weight_gradient_ratio(self) -> float | None:
+        """``weight_grad_std / weight_std``: the relative size of a step of plain SGD at learning rate 1."""
+        if self.weight_grad_std is None or not self.weight_std:
+            return None
+        return self.weight_grad_std / self.weight_std
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +109,13 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class MeasuredRow:
-    """Predicted beside measured for one layer, as given ("before") and with the suggested init ("after")."""
+    """Predicted beside measured for one layer, as given ("before") and with the suggested init ("after").
+
+    ``..._error``: half of the 95 % confidence interval over the seeds, relative to the value; None for one seed.
+    ``outside``: which of the measured columns (``forward``, ``gradient``, ``after_forward``, ``after_gradient``) lie
+    outside the healthy band of the layer. ``off``: which lie outside the interval that was predicted.
+    ``precision_loss``: see ``PrecisionLoss``; None for a run in full precision.
+    """
 
     name: str
     kind: str
@@ -112,11 +127,65 @@ class MeasuredRow:
     after_forward_std: float | None = None
     after_predicted_grad_std: float | None = None
     after_grad_std: float | None = None
+    forward_error: float | None = None
+    grad_error: float | None = None
+    forward_mean: float | None = None
+    sample_std: float | None = None
+    dead_share: float | None = None
+    saturated_share: float | None = None
+    weight_gradient_ratio: float | None = None
+    outside: tuple[str, ...] = ()
+    off: tuple[str, ...] = ()
+    precision_loss: PrecisionLoss | None = None
+    after_precision_loss: PrecisionLoss | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PrecisionLoss:
+    """Shares of a layer's elements that autocast loses: zero or not finite in low precision, but not in float32."""
+
+    forward_underflow: float
+    forward_overflow: float
+    grad_underflow: float
+    grad_overflow: float
+
+    @property
+    def worst(self) -> float:
+        """The largest of the four."""
+        return max(self.forward_underflow, self.forward_overflow, self.grad_underflow, self.grad_overflow)
+
+
+@dataclass(frozen=True, slots=True)
+class InitialLoss:
+    """Cross entropy before any training. ``chance``: log(classes). ``labels``: ``"the data's"`` or ``"random"``."""
+
+    value: float
+    chance: float
+    classes: int
+    labels: str
+    after: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingRun:
+    """A short training. ``init``: ``"as given"`` or ``"suggested"``. ``losses``: (step, loss), a few of them.
+
+    ``chance``: what a net that ignores its input can reach. ``learns``: the loss ended 10 % below that and the start.
+    """
+
+    init: str
+    optimiser: str
+    losses: tuple[tuple[int, float], ...]
+    chance: float
+    learns: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """A real forward and backward pass beside the prediction. ``changed``: what the suggested init rewrote."""
+    """A real forward and backward pass beside the prediction. ``changed``: what the suggested init rewrote.
+
+    ``unfinished``: what was still to be done when the run was broken off. ``peak_bytes``: of accelerator memory.
+    """
 
     device: str
     seeds: int
@@ -124,6 +193,12 @@ class Measurement:
     changed: tuple[str, ...] = ()
     seconds: float = 0.0
     note: str = ""
+    precision: str = "fp32"
+    data: str = ""
+    loss: InitialLoss | None = None
+    training: tuple[TrainingRun, ...] = ()
+    unfinished: str = ""
+    peak_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

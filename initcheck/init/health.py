@@ -9,11 +9,11 @@ keep: a layer with twice the units, or a map with four times the positions, spre
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from initcheck.init.structure import RECURRENT_OPS, Structure, WeightUse
 from initcheck.results import LayerRow
-from initcheck.signal.result import Signal
 
 BAND = 3.0
 """Healthy within [1/3, 3]: what a solution has to reach."""
@@ -51,16 +51,25 @@ class LayerHealth:
             return max(self.forward - math.log(high), math.log(low) - self.forward if not self.low_is_fine else -1e3)
         return max(forward, abs(self.gradient or 0.0)) - math.log(band)
 
+    def outside(self, band: float) -> tuple[str, ...]:
+        """``forward`` and ``gradient``, as far as the layer's scale is outside the band in that direction."""
+        found = []
+        if replace(self, gradient=None).excess(band) > 0.0:
+            found.append("forward")
+        if not self.protected and self.use.feeds != "output" and abs(self.gradient or 0.0) > math.log(band):
+            found.append("gradient")
+        return tuple(found)
 
-def judge(structure: Structure, signal: Signal, protected: frozenset[str]) -> list[LayerHealth]:
-    """Every layer that multiplies a signal by a weight, and whose scale is known, in order."""
+
+def judge(structure: Structure, layers: Sequence[LayerRow], protected: frozenset[str]) -> list[LayerHealth]:
+    """The layers of a table, predicted or measured, that multiply a signal by a weight and whose scale is known."""
     by_module = {
         str(use.node.meta.get("module", "")): use
         for use in structure.uses
         if use.on_signal and use.op not in RECURRENT_OPS
     }
     last_of_branch = {branch.last for branch in structure.branches}
-    rows = [(row, by_module[row.name]) for row in signal.layers if row.name in by_module]
+    rows = [(row, by_module[row.name]) for row in layers if row.name in by_module]
     energies = {row.name: energy(row) for row, _ in rows}
     judged = {row.name for row, use in rows if use.feeds != "output" and use.parameter not in protected}
     hidden = [energies[name] for name in judged]

@@ -73,7 +73,7 @@ class _Solver:
         return propagate(with_distributions(self.trace, _normals(self.chosen)))
 
     def judged(self, signal: Signal) -> list[LayerHealth]:
-        return judge(self.structure, signal, self.protected)
+        return judge(self.structure, signal.layers, self.protected)
 
 
 def _normals(stds: Mapping[str, float]) -> dict[str, Distribution]:
@@ -85,7 +85,7 @@ def solve(trace: Trace, signal: Signal, *, everything: bool = False) -> list[Sug
     structure = analyse(trace)
     uses = structure.by_parameter()
     depths = Counter(use.activation for use in structure.uses)
-    solver = _Solver(trace, structure, uses, short_segments(trace.graph, structure.uses, SHORT), depths)
+    solver = _Solver(trace, structure, uses, protected_weights(trace, structure), depths)
     vectors = _unwritten_vectors(trace)
     _mend_faulty(solver)
     judged = solver.judged(solver.propagated() if solver.chosen else signal)
@@ -98,6 +98,11 @@ def solve(trace: Trace, signal: Signal, *, everything: bool = False) -> list[Sug
                 solver.chosen[name] = solver.standard(use)
                 solver.reasons[name] = "standard scale"
     return [*(_suggestion(solver, name) for name in _in_order(solver)), *vectors]
+
+
+def protected_weights(trace: Trace, structure: Structure) -> frozenset[str]:
+    """Weights between two normalisations, or near the model's ends, that gather no drift worth repair."""
+    return short_segments(trace.graph, structure.uses, SHORT)
 
 
 def _in_order(solver: _Solver) -> list[str]:

@@ -9,3 +9,7 @@ class MeasureError(RuntimeError):
 
 class DeviceError(MeasureError):
     """The device asked for is not there; the message lists those that are."""
+
+
+class DataError(MeasureError):
+    """The data cannot be read, or does not fit the model."""

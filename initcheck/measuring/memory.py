@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from initcheck.measuring.errors import MeasureError
-from initcheck.tracing.trace import ParameterRecord
+from initcheck.tracing.trace import ParameterRecord, Trace
 
 COPIES = 3
 """A real pass holds the weights, a throw-away copy of them, and their gradients."""
@@ -47,6 +47,24 @@ def free_memory() -> int | None:
     except (OSError, ValueError):
         pass
     return free
+
+
+def fitting_batch(trace: Trace, size: int) -> int:
+    """The largest of size, size/2, size/4, ... whose pass fits into the memory that is free now; at least 1.
+
+    A forward pass keeps about every tensor it makes until the backward pass, which makes as many gradients at most.
+    """
+    free = free_memory()
+    if free is None or size <= 1:
+        return size
+    made = [node.meta.get("val") for node in trace.graph.nodes if node.op.startswith("call")]
+    held = sum(v.numel() * v.element_size() for v in made if isinstance(v, torch.Tensor))
+    room = free - (COPIES - 1) * sum(_bytes(record) for record in trace.parameters.values())
+    needed = 1.5 * held
+    fitting = size
+    while fitting > 1 and needed * fitting / size > max(room, 0):
+        fitting //= 2
+    return fitting
 
 
 def _bytes(record: ParameterRecord) -> int:

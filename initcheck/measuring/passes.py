@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -12,11 +13,29 @@ import torch
 from torch import Tensor, nn
 
 from initcheck.measuring.copying import random_state_kept, throwaway_copy
-from initcheck.measuring.device import find_device, map_tensors
+from initcheck.measuring.device import find_device, map_tensors, tensors_of
 from initcheck.measuring.errors import MeasureError
+from initcheck.measuring.hooks import Hooks, LayerView, mean_square, weight_of
 from initcheck.measuring.inputs import batch_size, fresh_inputs, with_batch
-from initcheck.results import LayerRow
+from initcheck.measuring.loss import classes_of, cross_entropy, labels_fit, random_labels
+from initcheck.results import InitialLoss, LayerRow
 from initcheck.tracing.outputs import primary_output
+
+PRECISIONS: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""Name to the dtype of autocast; None: no autocast."""
+
+_T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+"""Student's t at 97.5 % for 1 to 10 degrees of freedom."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shares:
+    """Shares of a layer's elements that are zero, and not finite: forward, then gradient."""
+
+    forward_zero: float
+    forward_infinite: float
+    grad_zero: float
+    grad_infinite: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,29 +44,39 @@ class RealPass:
 
     ``spread``: per layer the relative standard error of (forward std, gradient std) over the seeds; empty for one
     seed. ``first_nonfinite``: the first layer whose output holds NaN or inf, with what it holds; empty if none.
+    ``peak_bytes``: of accelerator memory; None on the CPU. ``batch``: the size that was run.
     """
 
     rows: tuple[LayerRow, ...]
     spread: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     first_nonfinite: str = ""
     notes: tuple[str, ...] = ()
+    seeds: int = 1
+    loss: InitialLoss | None = None
+    shares: Mapping[str, Shares] = field(default_factory=dict)
+    peak_bytes: int | None = None
+    batch: int = 1
+
+    def interval(self, name: str) -> tuple[float | None, float | None]:
+        """Half of the 95 % confidence intervals of a layer's (forward, gradient) std, relative to them."""
+        if name not in self.spread:
+            return None, None
+        freedom = self.seeds - 1
+        t = _T95[freedom - 1] if freedom <= len(_T95) else 1.96 + 2.4 / freedom
+        forward, gradient = (None if math.isnan(e) else t * e for e in self.spread[name])
+        return forward, gradient
 
 
 @dataclass(slots=True)
-class _Layer:
-    """What the hooks saw of one layer in one pass (its first call, as in the traced graph)."""
+class _Pass:
+    """One pass: its layers, its loss, and what went wrong in it."""
 
-    name: str
-    module: nn.Module
-    shape: tuple[int, ...] = ()
-    mean: float = math.nan
-    variance: float = math.nan
-    sample_variance: float = math.nan
-    dead_share: float | None = None
-    gradient: float | None = None
-    """E[g²] of the gradient with respect to the output; None: no gradient arrived."""
-    weight_gradient: float | None = None
-    nonfinite: str = ""
+    layers: list[LayerView]
+    loss: float | None = None
+    classes: int = 0
+    real_labels: bool = False
+    bad_gradient: str = ""
+    bad_output: str = ""
 
 
 def measure_pass(
@@ -59,12 +88,17 @@ def measure_pass(
     seeds: int = 1,
     mode: str = "train",
     redraw: Callable[[nn.Module, torch.Generator], None] | None = None,
+    precision: str = "fp32",
+    activations: Mapping[str, str] | None = None,
+    more: Sequence[tuple[tuple[Any, ...], dict[str, Any], Any]] = (),
+    target: Any = None,
+    tell: Callable[[int], None] | None = None,
 ) -> RealPass:
     """Run the model for real and measure every layer's output and the gradient that reaches it.
 
     The pass runs on a copy; the gradient comes from independent N(0, 1) numbers at the primary output. The first seed
-    uses the inputs as given, each further one fresh inputs of the same kind, fresh numbers at the output and, in train
-    mode, fresh dropout masks. Out of memory halves the batch and says so in the notes.
+    uses the inputs as given, each further one the next of ``more`` or fresh inputs of the same kind, fresh numbers at
+    the output and, in train mode, fresh dropout masks. Out of memory halves the batch and says so in the notes.
 
     Args:
         model: the model; it stays as it is.
@@ -74,20 +108,28 @@ def measure_pass(
         seeds: number of passes.
         mode: ``"train"`` or ``"eval"``.
         redraw: called with the copy and a seeded generator before each pass, to draw its weights anew.
+        precision: ``"fp32"``, or ``"bf16"`` or ``"fp16"`` for a pass under autocast.
+        activations: layer to the name of the activation that its output meets, for the share of saturated units.
+        more: batches (positional inputs, keyword inputs, target) for the seeds after the first.
+        target: class labels of the first batch; without, the initial loss is that of random ones.
+        tell: called with the number of passes done.
 
     Raises:
         DeviceError: no such device.
         MeasureError: the forward or backward pass raised; says in which layer.
-        ValueError: ``seeds`` < 1 or an unknown ``mode``.
+        ValueError: ``seeds`` < 1, or an unknown ``mode`` or ``precision``.
     """
     if seeds < 1:
         raise ValueError(f"seeds must be at least 1, got {seeds}")
     if mode not in ("train", "eval"):
         raise ValueError(f"mode must be 'train' or 'eval', got {mode!r}")
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
     where = find_device(device)
     notes: list[str] = []
     size = full = batch_size(tuple(args), dict(kwargs))
-    passes: list[list[_Layer]] = []
+    passes: list[_Pass] = []
+    peak: int | None = None
     with random_state_kept():
         duplicate = _on_device(throwaway_copy(model), where)
         duplicate.train(mode == "train")
@@ -95,17 +137,26 @@ def measure_pass(
             if parameter.is_floating_point() or parameter.is_complex():
                 parameter.requires_grad_(True)
         buffers = {name: buffer.detach().clone() for name, buffer in duplicate.named_buffers()}
+        _reset_peak(where)
         for seed in range(seeds):
             generator = torch.Generator().manual_seed(seed)
-            drawn = (tuple(args), dict(kwargs)) if seed == 0 else fresh_inputs(tuple(args), dict(kwargs), generator)
+            label = target if seed == 0 else None
+            drawn = (tuple(args), dict(kwargs))
+            if 0 < seed <= len(more):
+                drawn, label = more[seed - 1][:2], more[seed - 1][2]
+            elif seed:
+                drawn = fresh_inputs(tuple(args), dict(kwargs), generator)
             if redraw is not None:
                 redraw(duplicate, generator)
             while True:
                 torch.manual_seed(seed)
                 _restore(duplicate, buffers)
                 given = drawn if size == full else with_batch(drawn[0], drawn[1], size)
+                fitting = label[:size] if isinstance(label, Tensor) and size < full else label
                 try:
-                    passes.append(_one_pass(duplicate, given, where, generator))
+                    passes.append(
+                        _one_pass(duplicate, given, where, generator, PRECISIONS[precision], activations or {}, fitting)
+                    )
                     break
                 except MeasureError as error:
                     if not _out_of_memory(error.__cause__):
@@ -114,9 +165,12 @@ def measure_pass(
                         raise MeasureError(f"out of memory on {where} even with one sample") from error
                 _free_memory()
                 size = max(1, size // 2)
+            if tell is not None:
+                tell(seed + 1)
+        peak = _peak(where)
     if size < full:
         notes.append(f"out of memory with a batch of {full}: measured with {size}")
-    return _summary(passes, notes)
+    return _summary(passes, notes, peak, size)
 
 
 def _on_device(model: nn.Module, device: torch.device) -> nn.Module:
@@ -143,6 +197,18 @@ def _free_memory() -> None:
         torch.cuda.empty_cache()
 
 
+def _reset_peak(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def _peak(device: torch.device) -> int | None:
+    """The most memory of the accelerator that was taken at a time."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    return int(torch.mps.driver_allocated_memory()) if device.type == "mps" else None
+
+
 def _out_of_memory(error: BaseException | None) -> bool:
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
@@ -150,83 +216,20 @@ def _out_of_memory(error: BaseException | None) -> bool:
     return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
 
 
-class _Hooks:
-    """Forward hooks on every layer; each puts a hook on its output tensor for the gradient."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self.seen: dict[str, _Layer] = {}
-        self.running = ""
-        self.backward_under_way = False
-        self.entered: list[str] = []
-        self._handles: list[Any] = []
-        layers = [name for name, module in model.named_modules() if is_layer(module)]
-        for name, module in model.named_modules():
-            self._handles.append(module.register_forward_pre_hook(self._entering(name), prepend=True))
-            if name in layers and (name or len(layers) == 1):  # the root's output is the model's: no layer's
-                self._handles.append(module.register_forward_hook(self._leaving(name)))
-
-    def in_order(self) -> list[_Layer]:
-        """The layers in the order in which their first calls began."""
-        return [self.seen[name] for name in dict.fromkeys(self.entered) if name in self.seen]
-
-    def remove(self) -> None:
-        for handle in self._handles:
-            handle.remove()
-
-    def _entering(self, name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, inputs: Any) -> None:
-            if not self.backward_under_way:
-                self.running = name
-                self.entered.append(name)
-
-        return hook
-
-    def _leaving(self, name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            tensor = layer_output(output)
-            if tensor is None:
-                return
-            layer = self.seen.get(name)
-            if layer is None and not self.backward_under_way:
-                layer = self.seen[name] = _forward_statistics(name, module, tensor.detach())
-            elif not self.backward_under_way:
-                return  # a later call of a shared layer
-            if layer is not None and tensor.requires_grad and layer.gradient is None:
-                tensor.register_hook(_gradient_hook(layer))  # type: ignore[no-untyped-call]
-
-        return hook
-
-
-def _gradient_hook(layer: _Layer) -> Callable[[Tensor], None]:
-    def hook(gradient: Tensor) -> None:
-        layer.gradient = _mean_square(gradient)
-        layer.dead_share = _dead_share(layer.module, gradient)
-
-    return hook
-
-
-def is_layer(module: nn.Module) -> bool:
-    """Whether a module itself owns a weight: a parameter that is no bias (parametrised modules: indirectly)."""
-    if isinstance(module, nn.utils.parametrize.ParametrizationList):
-        return False  # holds the numbers that a layer's weight is computed from; the layer itself has the row
-    own = any(p is not None and "bias" not in name.lower() for name, p in module._parameters.items())
-    return own or "parametrizations" in module._modules
-
-
-def layer_output(output: Any) -> Tensor | None:
-    """The tensor that stands for a layer's output (of an LSTM its sequence output); None if there is none."""
-    tensor = primary_output(output)
-    return tensor if tensor is not None and tensor.is_floating_point() else None
-
-
 def _one_pass(
-    model: nn.Module, inputs: tuple[Any, Any], device: torch.device, generator: torch.Generator
-) -> list[_Layer]:
-    hooks = _Hooks(model)
+    model: nn.Module,
+    inputs: tuple[Any, Any],
+    device: torch.device,
+    generator: torch.Generator,
+    dtype: torch.dtype | None,
+    activations: Mapping[str, str],
+    label: Any,
+) -> _Pass:
+    hooks = Hooks(model, activations)
     try:
         args, kwargs = map_tensors(inputs, lambda tensor: tensor.detach().to(device))
         try:
-            with torch.enable_grad():
+            with torch.enable_grad(), _autocast(device, dtype):
                 output = model(*args, **kwargs)
         except Exception as error:
             raise MeasureError(
@@ -241,77 +244,51 @@ def _one_pass(
             except Exception as error:
                 raise MeasureError(f"the backward pass raised: {type(error).__name__}: {error}") from error
         for layer in hooks.seen.values():
-            weight = _weight_of(layer.module)
+            weight = weight_of(layer.module)
             if weight is not None and weight.grad is not None:
-                layer.weight_gradient = _mean_square(weight.grad)
-        return hooks.in_order()
+                layer.weight_gradient = mean_square(weight.grad)
+        done = _Pass(hooks.in_order(), bad_gradient=hooks.first_bad_gradient)
+        done.bad_output = _bad(inputs, target)
+        if target is not None:
+            _first_loss(done, model, (args, kwargs), target.detach(), label, generator)
+        return done
     finally:
         hooks.remove()
 
 
-def _weight_of(module: nn.Module) -> nn.Parameter | None:
-    """The layer's weight: the one called so, else its largest parameter."""
-    named = module._parameters.get("weight")
-    if named is not None:
-        return named
-    own = [p for name, p in module._parameters.items() if p is not None and "bias" not in name.lower()]
-    return max(own, key=lambda p: p.numel()) if own else None
+def _autocast(device: torch.device, dtype: torch.dtype | None) -> Any:
+    return contextlib.nullcontext() if dtype is None else torch.autocast(device.type, dtype)
 
 
-def channel_dim(module: nn.Module, tensor: Tensor) -> int:
-    """Which dimension of a layer's output holds its channels: 1 after convolutions and their norms, else the last."""
-    name = type(module).__name__.lower()
-    if tensor.dim() > 2 and any(part in name for part in ("conv", "batchnorm", "groupnorm", "instancenorm")):
-        return 1
-    return 1 if tensor.dim() >= 4 and "norm" not in name and "linear" not in name else tensor.dim() - 1
+def _bad(inputs: Any, output: Tensor | None) -> str:
+    """What is not finite: the inputs, or else the output."""
+    if any(not bool(torch.isfinite(t).all()) for t in tensors_of(inputs) if t.is_floating_point()):
+        return "the inputs hold NaN or inf"
+    if output is not None and not bool(torch.isfinite(output).all()):
+        return "the model's output is not finite"
+    return ""
 
 
-def _forward_statistics(name: str, module: nn.Module, output: Tensor) -> _Layer:
-    layer = _Layer(name, module, tuple(output.shape))
-    if output.numel() == 0:
-        return layer
-    values = _precise(output)
-    layer.mean = float(values.mean())
-    layer.variance = float(values.var(correction=0))
-    if not math.isfinite(layer.variance):
-        if bool(torch.isnan(output).any()):
-            layer.nonfinite = "NaN"
-        elif bool(torch.isinf(output).any()):
-            layer.nonfinite = "inf"
-    dim = channel_dim(module, output) if output.dim() > 1 else 0
-    others = [d for d in range(output.dim()) if d != dim]
-    count = output.numel() // output.shape[dim] if output.dim() > 1 else 1
-    if count > 1:
-        layer.sample_variance = float(values.var(dim=others, correction=1).mean())
-    return layer
+def _first_loss(
+    done: _Pass, model: nn.Module, inputs: Any, output: Tensor, label: Any, generator: torch.Generator
+) -> None:
+    if labels_fit(output, label):
+        labels, done.real_labels = label.to(output.device), True
+        done.classes = output.shape[1 if output.dim() >= 4 else -1]
+    else:
+        done.classes = classes_of(model, inputs, output)
+        labels = random_labels(output, generator) if done.classes else None
+    if labels is not None:
+        try:
+            done.loss = float(cross_entropy(output, labels))
+        except (RuntimeError, IndexError):  # labels that are no class numbers
+            done.classes = 0
 
 
-def _precise(tensor: Tensor) -> Tensor:
-    """In a precision whose squares neither overflow nor underflow for any scale the tensor itself can hold."""
-    if tensor.device.type == "mps":
-        return tensor.float()
-    peak = float(tensor.abs().max().float())
-    return tensor.double() if not 1e-12 < peak < 1e12 or tensor.numel() < 4096 else tensor.float()
-
-
-def _mean_square(tensor: Tensor) -> float:
-    if tensor.is_sparse:
-        tensor = tensor.coalesce().to_dense()
-    return float(_precise(tensor.detach()).square().mean()) if tensor.numel() else math.nan
-
-
-def _dead_share(module: nn.Module, gradient: Tensor) -> float | None:
-    """Share of channels that no gradient reaches in any sample or position."""
-    if gradient.dim() < 2:
-        return None
-    dim = channel_dim(module, gradient)
-    return float((gradient.detach() == 0).movedim(dim, 0).flatten(1).all(1).float().mean())
-
-
-def _summary(passes: list[list[_Layer]], notes: list[str]) -> RealPass:
-    by_name: dict[str, list[_Layer]] = {}
-    for layers in passes:
-        for layer in layers:
+def _summary(passes: list[_Pass], notes: list[str], peak: int | None, size: int) -> RealPass:
+    by_name: dict[str, list[LayerView]] = {}
+    for one in passes:
+        for layer in one.layers:
             by_name.setdefault(layer.name, []).append(layer)
     rows = tuple(_row(name, layers) for name, layers in by_name.items())
     spread = {}
@@ -321,14 +298,58 @@ def _summary(passes: list[list[_Layer]], notes: list[str]) -> RealPass:
                 _relative_error([_root(layer.variance) for layer in layers]),
                 _relative_error([_root(layer.gradient) for layer in layers]),
             )
-    first = next((f"{layer.name or '(the model)'}: {layer.nonfinite}" for layer in passes[0] if layer.nonfinite), "")
-    if first:
-        notes = [*notes, f"the forward pass is not finite from {first} on"]
-    return RealPass(rows, spread, first, tuple(notes))
+    first = next((layer for layer in passes[0].layers if layer.nonfinite), None)
+    label = f"{first.name or '(the model)'}: {first.nonfinite}" if first is not None else ""
+    if passes[0].bad_output == "the inputs hold NaN or inf":
+        notes = [*notes, passes[0].bad_output]
+    elif first is not None:
+        notes = [*notes, f"the forward pass is not finite from {label} on{_because(first, passes[0].layers)}"]
+    elif passes[0].bad_output:
+        notes = [*notes, f"{passes[0].bad_output}, though every layer's is: it arises after {_last(passes[0].layers)}"]
+    elif passes[0].bad_gradient:
+        notes = [*notes, f"the gradient is not finite from {passes[0].bad_gradient} on back"]
+    return RealPass(
+        rows, spread, label, tuple(notes), len(passes), _loss(passes), _shares(by_name), peak, size
+    )  # fmt: skip
 
 
-def _row(name: str, layers: list[_Layer]) -> LayerRow:
-    weight = _weight_of(layers[0].module)
+def _because(layer: LayerView, layers: Sequence[LayerView]) -> str:
+    if layer.cause != "already in its input":
+        return f" ({layer.cause})" if layer.cause else ""
+    index = [one.name for one in layers].index(layer.name)
+    before = f"after {layers[index - 1].name}" if index else "before it"
+    return f" ({layer.cause}: it arises {before})"
+
+
+def _last(layers: Sequence[LayerView]) -> str:
+    return layers[-1].name if layers else "the inputs"
+
+
+def _loss(passes: Sequence[_Pass]) -> InitialLoss | None:
+    if any(one.loss is None for one in passes):
+        return None
+    values = [one.loss for one in passes if one.loss is not None]
+    labels = "the data's" if passes[0].real_labels else "random"
+    return InitialLoss(sum(values) / len(values), math.log(passes[0].classes), passes[0].classes, labels)
+
+
+def _shares(by_name: Mapping[str, list[LayerView]]) -> dict[str, Shares]:
+    def mean(values: list[float]) -> float:
+        return sum(values) / len(values)
+
+    return {
+        name: Shares(
+            mean([v.forward_zero for v in views]),
+            mean([v.forward_infinite for v in views]),
+            mean([v.grad_zero for v in views]),
+            mean([v.grad_infinite for v in views]),
+        )
+        for name, views in by_name.items()
+    }
+
+
+def _row(name: str, layers: list[LayerView]) -> LayerRow:
+    weight = weight_of(layers[0].module)
     return LayerRow(
         name=name,
         kind=_kind(layers[0].module),
@@ -340,6 +361,7 @@ def _row(name: str, layers: list[_Layer]) -> LayerRow:
         output_shape=layers[0].shape,
         weight_std=float(weight.detach().float().std(correction=0)) if weight is not None else None,
         dead_share=_mean([layer.dead_share for layer in layers]),
+        saturated_share=_mean([layer.saturated_share for layer in layers]),
     )
 
 
