@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 import torch._dynamo  # fake tensors import it (2 s) when first used: once, in the server, not in every child
 
-from initcheck.audit import audit
+from initcheck.audit import Audit, audit
 from initcheck.discovery.absent import absent_bases
 from initcheck.discovery.candidates import Candidate, ConstructionError, candidates
 from initcheck.discovery.full_import import load_fully
@@ -22,9 +22,9 @@ from initcheck.measuring.device import find_device
 from initcheck.measuring.errors import MeasureError
 from initcheck.measuring.memory import need_memory_for
 from initcheck.measuring.run import measure_suggested
+from initcheck.progress import progress_bar
 from initcheck.results import Measurement, Report
 from initcheck.rules.ic002_model_not_analysed import model_not_analysed
-from initcheck.signal.result import Signal
 from initcheck.source.file import SourceFile
 from initcheck.targets import LibraryTarget
 from initcheck.tracing.build import BuildError, Built, build
@@ -35,6 +35,9 @@ from initcheck.tracing.trace import Trace
 if TYPE_CHECKING:
     from initcheck.child import Emit
     from initcheck.worker import FileJob
+
+
+_OFTEN = 0.2  # seconds between two signs of progress
 
 
 class _NotAnalysedError(Exception):
@@ -113,21 +116,35 @@ def _analyse(candidate: Candidate, source: SourceFile | None, job: FileJob, emit
     measured = None
     if job.measure:
         try:
-            measured = _measure(built, traced, audited.signal, inputs, job)
+            measured = _measure(built, traced, audited, inputs, job, emit)
         except MeasureError as error:
             emit("error", f"{job.path}: {candidate.name} was not measured: {error}")
     return replace(audited.report, built_by=candidate.how, measured=measured, seconds=time.perf_counter() - started)
 
 
-def _measure(built: Built, traced: Trace, signal: Signal, inputs: Inputs, job: FileJob) -> Measurement:
-    find_device(job.config.device)
+def _measure(built: Built, traced: Trace, audited: Audit, inputs: Inputs, job: FileJob, emit: Emit) -> Measurement:
+    config = job.config
+    find_device(config.device)
     need_memory_for(traced.parameters.values())
+
+    told = [0.0]
+
+    def tell(what: str, done: int, total: int) -> None:
+        if done == total or time.monotonic() - told[0] > _OFTEN:
+            told[0] = time.monotonic()
+            emit("progress", progress_bar(what, done, total))
+
     return measure_suggested(
         built.materialise(),
         traced,
-        signal,
+        audited.signal,
         inputs.args,
         inputs.kwargs,
-        device=job.config.device,
-        seeds=job.config.seeds,
+        device=config.device,
+        seeds=config.seeds,
+        precision=config.precision,
+        data=config.data,
+        train_steps=config.train_steps,
+        progress=tell,
+        partial=lambda measured: emit("partial", replace(audited.report, measured=measured)),
     )

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pathspec import GitIgnoreSpec
 
 MODES = ("train", "eval")
+PRECISIONS = ("fp32", "bf16", "fp16")
 IMPORT_MODES = ("definitions", "full")
 FORMATS = ("text", "json", "github", "sarif")
 FAIL_ON = ("error", "warning", "info", "never")
@@ -163,6 +164,9 @@ class Config:
     measure: bool = False
     device: str = "cpu"
     seeds: int = 1
+    precision: str = "fp32"
+    data: str = ""
+    train_steps: int = 0
     output_format: str = "text"
     output_file: str = ""
     show_info: bool = False

@@ -21,6 +21,7 @@ from initcheck.config import (
     FORMATS,
     IMPORT_MODES,
     MODES,
+    PRECISIONS,
     Config,
     ConfigError,
     InputSpec,
@@ -164,6 +165,27 @@ def _device(value: Any, root: Path) -> str:
     return parse_device(value)
 
 
+def parse_data(text: str, root: Path) -> str:
+    """``batches.pt`` or ``loaders.py:name``, made absolute.
+
+    Raises:
+        ValueError: if it is neither, or there is no such file.
+    """
+    file, colon, name = text.partition(".py:")
+    path = root / (f"{file}.py" if colon else text)
+    if (colon and not name.isidentifier()) or (not colon and path.suffix not in (".pt", ".pth")):
+        raise ValueError(f"{text!r} is not data: expected FILE.pt or FILE.py:LOADER")
+    if not path.is_file():
+        raise ValueError(f"no such file: {path}")
+    return f"{path.absolute()}:{name}" if colon else str(path.absolute())
+
+
+def _data(value: Any, root: Path) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"expected FILE.pt or FILE.py:LOADER; got {_kind(value)}")
+    return parse_data(value, root)
+
+
 def _fail_on(value: Any, root: Path) -> Severity | None:
     return parse_fail_on(_one_of(*FAIL_ON)(value, root))
 
@@ -285,6 +307,9 @@ OPTIONS: Mapping[str, Option] = {
     "jobs": Option("jobs", _count),
     "device": Option("device", _device),
     "seeds": Option("seeds", _count),
+    "precision": Option("precision", _one_of(*PRECISIONS)),
+    "data": Option("data", _data),
+    "train-steps": Option("train_steps", _count),
     "safe-fixes-only": Option("safe_fixes_only", _flag),
     "output-format": Option("output_format", _one_of(*FORMATS)),
     "show-info": Option("show_info", _flag),

@@ -41,7 +41,8 @@ def run(paths: Sequence[str | Path], config: Config, tell: Tell | None = None) -
         tell: called with a line whenever a file or model is taken up.
 
     A path that does not exist, or cannot be read, is an error of the run (``RunResult.errors``); a file that cannot be
-    parsed is a finding (IC001). The other files are analysed all the same.
+    parsed is a finding (IC001). The other files are analysed all the same. Ctrl-C ends a measuring run with what has
+    been measured so far (``RunResult.interrupted``), any other with ``KeyboardInterrupt``.
     """
     started = time.perf_counter()
     errors: list[str] = []
@@ -56,22 +57,27 @@ def run(paths: Sequence[str | Path], config: Config, tell: Tell | None = None) -
         except OSError as error:
             return f"{path}: cannot be read: {error.strerror or error}"
 
-    results: list[FileResult] = []
+    outcomes: list[FileResult | str] = []
+    interrupted = False
     INTERRUPTED.clear()
     with ThreadPoolExecutor(max_workers=max(1, config.jobs)) as pool:
+        futures = [pool.submit(one, file) for file in files]
         try:
-            for outcome in map(_awaited, [pool.submit(one, file) for file in files]):
-                if isinstance(outcome, str):
-                    errors.append(outcome)
-                else:
-                    results.append(outcome)
-        except BaseException:
+            for future in futures:
+                outcomes.append(_awaited(future))
+        except BaseException as error:
             INTERRUPTED.set()  # else the pool waits for every child's timeout
             pool.shutdown(wait=False, cancel_futures=True)
-            raise
+            if not isinstance(error, KeyboardInterrupt) or not config.measure:
+                raise
+            interrupted = True
+    if interrupted:
+        outcomes = [f.result() for f in futures if f.done() and not f.cancelled() and f.exception() is None]
+    results = [outcome for outcome in outcomes if isinstance(outcome, FileResult)]
+    errors.extend(outcome for outcome in outcomes if isinstance(outcome, str))
     errors.extend(error for result in results for error in result.errors)
     errors.extend(f"defect in initcheck: {defect}" for result in results for defect in result.defects)
-    result = RunResult(tuple(results), tuple(errors), time.perf_counter() - started)
+    result = RunResult(tuple(results), tuple(errors), time.perf_counter() - started, interrupted)
     return Run(result, reader.texts(result))
 
 

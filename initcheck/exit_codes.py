@@ -9,7 +9,9 @@ CLEAN, FINDINGS, FAILURE, INTERRUPTED = 0, 1, 2, 130
 
 
 def exit_code(result: RunResult, config: Config) -> int:
-    """2 if the tool could not do its job, else 1 if a finding is bad enough (``fail_on``), else 0."""
+    """130 if the run was broken off, 2 if the tool could not do its job, 1 for a finding at ``fail_on``, else 0."""
+    if result.interrupted:
+        return INTERRUPTED
     if result.errors:
         return FAILURE
     return FINDINGS if any(config.fails(finding.severity) for finding in result.all_findings()) else CLEAN

@@ -76,3 +76,9 @@ class Progress:
             elapsed = time.monotonic() - self._started
             print(f"{self._text()} ({elapsed:.0f} s)", file=sys.stderr, flush=True)
             self._schedule(self._interval)
+
+
+def progress_bar(what: str, done: int, total: int, width: int = 20) -> str:
+    """``as given ━━━━━━━━━━──────────  3 of 6``."""
+    filled = width * done // max(total, 1)
+    return f"{what} {'━' * filled}{'─' * (width - filled)} {done} of {total}"

@@ -243,11 +243,15 @@ def _unique(findings: list[Finding]) -> list[Finding]:
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """Files in, findings out. ``errors``: what the tool itself could not do (exit code 2)."""
+    """Files in, findings out. ``errors``: what the tool itself could not do (exit code 2).
+
+    ``interrupted``: the run was broken off; this is what had been done by then.
+    """
 
     files: tuple[FileResult, ...]
     errors: tuple[str, ...] = ()
     seconds: float = 0.0
+    interrupted: bool = False
 
     def all_findings(self) -> list[Finding]:
         """Every finding of the run, sorted by path, line, column, code."""

@@ -52,6 +52,8 @@ class _Progress:
     defects: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     debug: list[str] = field(default_factory=list)
+    partial: Report | None = None
+    """The model under way, as far as it has been measured."""
 
     @property
     def finished(self) -> set[str]:
@@ -83,7 +85,13 @@ def analyse_isolated(job: FileJob, tell: Callable[[str], None] | None = None) ->
     progress = _Progress()
     skipped = set(job.skip)
     while True:
-        reason = _run_child(replace(job, skip=frozenset(skipped)), progress, tell)
+        try:
+            reason = _run_child(replace(job, skip=frozenset(skipped)), progress, tell)
+        except InterruptedRunError:
+            if not job.measure:  # a fix that is tried: half of a result must not look like a whole one
+                raise
+            progress.models += [progress.partial] if progress.partial is not None else []
+            break
         if reason is None:
             break
         lost, known = progress.current, len(skipped)
@@ -164,7 +172,7 @@ def _listen(
             return excess
 
 
-_TURNS = frozenset({"started", "begin", "report", "finding", "history"})
+_TURNS = frozenset({"started", "begin", "report", "finding", "history", "partial", "progress"})
 """Messages after which the child has its full time again."""
 
 
@@ -176,7 +184,12 @@ def _take(kind: str, value: Any, job: FileJob, progress: _Progress, tell: Callab
             tell(f"{job.path}: {progress.current}")
     elif kind == "report":
         progress.models.append(relocated(value, shown))
-        progress.current = ""
+        progress.current, progress.partial = "", None
+    elif kind == "partial":
+        progress.partial = relocated(value, shown)
+    elif kind == "progress":
+        if tell is not None:
+            tell(f"{job.path}: {progress.current}: {value}")
     elif kind == "finding":
         progress.findings.append(relocated(value, shown))
         progress.current = ""

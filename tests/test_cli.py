@@ -124,6 +124,9 @@ def test_an_interrupt_is_130(fake: FakeEngine, capsys: pytest.CaptureFixture[str
         (["--jobs", "0"], "above 0"),
         (["--memory-limit", "8"], "expected a size such as"),
         (["--seeds", "x"], "not a valid integer"),
+        (["--precision", "fp8"], "'fp8' is not one of 'fp32', 'bf16', 'fp16'"),
+        (["--data", "none.pt"], "no such file"),
+        (["--data", "data.csv"], "expected FILE.pt or FILE.py:LOADER"),
         (["--device", "tpu"], "expected cpu, cuda, cuda:N or mps"),
         (["--exclude", "!"], "is not a pattern"),
         (["--model", "gone.py:Net"], "no such file"),
@@ -176,6 +179,7 @@ def test_every_option_reaches_the_engine(fake: FakeEngine, tmp_path: Path) -> No
     arguments = (
         "a.py b --select IC2,IC801 --select ic7 --ignore IC201 --fail-on error --exclude build/,*_pb2.py --mode eval "
         "--timeout 2.5 --memory-limit 500M -j 3 --fix --safe-fixes-only --diff --measure --device cuda:1 --seeds 4 "
+        "--precision bf16 --train-steps 9 "
         "--output-format json "
         "--output-file out.json --show-info --statistics -q --debug --force-exclude"
     )
@@ -185,6 +189,7 @@ def test_every_option_reaches_the_engine(fake: FakeEngine, tmp_path: Path) -> No
     assert (config.select, config.ignore, config.fail_on) == (("IC2", "IC801", "IC7"), ("IC201",), Severity.ERROR)
     assert config.excludes("x_pb2.py")
     assert (config.mode, config.timeout, config.jobs, config.device, config.seeds) == ("eval", 2.5, 3, "cuda:1", 4)
+    assert (config.precision, config.train_steps) == ("bf16", 9)
     assert config.memory_limit == 500 << 20
     flags = ("fix", "safe_fixes_only", "diff", "measure", "show_info", "statistics", "quiet", "debug", "force_exclude")
     assert all(getattr(config, flag) for flag in flags)
@@ -415,5 +420,36 @@ def test_an_interrupt_does_not_wait_for_a_model_that_hangs(tmp_path: Path) -> No
             assert any(b"Net" in line for line in process.stderr)  # progress tells that its constructor runs
             process.send_signal(signal.SIGINT)
             assert process.wait(60) == 130
+        finally:
+            process.kill()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT to a process alone")
+def test_an_interrupted_measurement_prints_what_is_done(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\n\n\nclass Net(nn.Module):\n"
+        "    def __init__(self):\n        super().__init__()\n        self.fc = nn.Linear(64, 10)\n\n"
+        "    def forward(self, x):\n        return self.fc(x)\n"
+    )
+    root = str(Path(engine.__file__).parent.parent)
+    command = [sys.executable, "-m", "initcheck", "net.py", "--measure", "--train-steps", "10000000"]
+    with subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": root},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored in what a shell runs behind it
+    ) as process:
+        try:
+            assert process.stderr is not None
+            assert any(b"training" in line for line in process.stderr)
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=60)
+            assert process.returncode == 130
+            assert b"interrupted; this is what had been done" in err
+            assert b"Net measured on cpu" in out
+            assert b"broken off after: the pass" in out
         finally:
             process.kill()

@@ -8,9 +8,10 @@ from typing import Any
 
 import click
 
-from initcheck.config import FAIL_ON, FORMATS, IMPORT_MODES, MODES, ModelSpec
+from initcheck.config import FAIL_ON, FORMATS, IMPORT_MODES, MODES, PRECISIONS, ModelSpec
 from initcheck.config_file import (
     parse_codes,
+    parse_data,
     parse_device,
     parse_inputs,
     parse_patterns,
@@ -246,6 +247,27 @@ MEASURING: tuple[Decorator, ...] = (
         metavar="N",
         callback=checked(positive),
         help="Average over N.  [default: 1]",
+    ),
+    option(
+        "--data",
+        section="Measuring",
+        metavar="FILE",
+        callback=checked(lambda text: parse_data(text, Path.cwd())),
+        help="Real batches: 'batches.pt' or 'loaders.py:name' (an iterable, or a function returning one).",
+    ),
+    option(
+        "--precision",
+        section="Measuring",
+        type=click.Choice(PRECISIONS),
+        help="bf16 or fp16: also under autocast, with what underflows and overflows.  [default: fp32]",
+    ),
+    option(
+        "--train-steps",
+        section="Measuring",
+        type=int,
+        metavar="N",
+        callback=checked(positive),
+        help="Also train N steps from the init as given and from the suggested one: does it learn?",
     ),
 )
 OUTPUT: tuple[Decorator, ...] = (

@@ -73,6 +73,8 @@ def deliver(done: Run, config: Config) -> int:
         sys.stderr.write(closing(done.result, config))
     for error in done.result.errors:
         print(f"initcheck: error: {error if config.debug else error.splitlines()[0]}", file=sys.stderr)
+    if done.result.interrupted:
+        print("initcheck: interrupted; this is what had been done", file=sys.stderr)
     return exit_code(done.result, config) if written else FAILURE
 
 

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from initcheck.measuring.device import map_tensors, tensors_of
-from initcheck.signal.result import Moments
-from initcheck.tracing.trace import Trace
 
 
 def fresh_inputs(args: tuple[Any, ...], kwargs: dict[str, Any], generator: torch.Generator) -> tuple[Any, Any]:
@@ -47,26 +43,3 @@ def with_batch(args: tuple[Any, ...], kwargs: dict[str, Any], size: int) -> tupl
         return tensor[:size] if tensor.dim() > 0 else tensor
 
     return map_tensors(args, change), map_tensors(kwargs, change)
-
-
-def input_moments(trace: Trace, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Moments]:
-    """Moments of real inputs, by placeholder: between channels, samples and positions."""
-    placeholders = [node for node in trace.graph.nodes if node.op == "placeholder"]
-    given: list[Any] = [*args, *kwargs.values()]
-    found: dict[str, Moments] = {}
-    if len(placeholders) != len(given):
-        return found  # nested inputs: taken as standard normal
-    for node, value in zip(placeholders, given, strict=True):
-        if isinstance(value, Tensor) and value.is_floating_point() and value.dim() >= 2:
-            found[str(node.target)] = _moments(value.detach().double())
-    return found
-
-
-def _moments(x: Tensor) -> Moments:
-    channels = x.movedim(-1, 1) if x.dim() == 3 else x  # (batch, time, features)
-    flat = channels.reshape(x.shape[0], channels.shape[1], -1)
-    per_sample = flat.mean(2)
-    per_channel = per_sample.mean(0)
-    v_p = float(flat.var(2, correction=0).mean()) if flat.shape[2] > 1 else 0.0
-    v_s = float(per_sample.var(0, correction=0).mean()) if flat.shape[0] > 1 else 0.0
-    return Moments(float(x.mean()), float(per_channel.var(correction=0)), v_s, v_p)

@@ -19,7 +19,7 @@ from initcheck.measuring.copying import random_state_kept, throwaway_copy
 from initcheck.measuring.data import as_batch, described, load_batches
 from initcheck.measuring.device import find_device
 from initcheck.measuring.errors import DataError, MeasureError
-from initcheck.measuring.inputs import batch_size, input_moments, with_batch
+from initcheck.measuring.inputs import batch_size, with_batch
 from initcheck.measuring.memory import fitting_batch
 from initcheck.measuring.passes import PRECISIONS, RealPass, measure_pass
 from initcheck.measuring.table import Known, Passes, rows
@@ -142,10 +142,12 @@ def _prediction(
     model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], mode: str, batches: Sequence[Batch]
 ) -> tuple[Known | None, str]:
     try:
-        traced = trace(model, tuple(args), dict(kwargs), mode=mode, name=type(model).__name__)
+        traced = trace(
+            model, tuple(args), dict(kwargs), mode=mode, name=type(model).__name__, inputs_given=bool(batches)
+        )
     except TraceError as error:
         return None, f"nothing is predicted: {error}"
-    signal = propagate(traced, inputs=input_moments(traced, args, kwargs) if batches else None)
+    signal = propagate(traced)
     return Known(traced, signal, analyse(traced)), ""
 
 
@@ -294,10 +296,7 @@ class _Run:
         assert self.known is not None
         self.suggestions = suggest(self.known.trace, self.known.signal)
         if self.suggestions:
-            self.predicted_after = propagate(
-                with_suggestions(self.known.trace, self.suggestions),
-                inputs=input_moments(self.known.trace, self.args, self.kwargs) if self.batches else None,
-            )
+            self.predicted_after = propagate(with_suggestions(self.known.trace, self.suggestions))
             self.after = self._pass("with the suggested init", _redraw(self.suggestions))
 
     def _reduced(self) -> None:

@@ -85,7 +85,8 @@ def _outside(known: Known | None, passed: RealPass | None, prefix: str) -> dict[
     if known is None or passed is None:
         return {}
     found = {}
-    for layer in judge(known.structure, passed.rows, protected_weights(known.trace, known.structure)):
+    finite = [row for row in passed.rows if row.forward_std is not None and not math.isnan(row.forward_std)]
+    for layer in judge(known.structure, finite, protected_weights(known.trace, known.structure)):
         directions = layer.outside(BAND)
         if directions:
             found[layer.row.name] = tuple(prefix + direction for direction in directions)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,9 @@ from initcheck.results import InitialLoss, MeasuredRow, Measurement, PrecisionLo
 _MISSING = {"predicted": "?", "measured": "-"}  # not known; not reached by the pass
 _OUTSIDE, _OFF = "*", "≠"
 _LEAST_NAME = 20
+_STATISTICS = (
+    "over inputs: std of what depends on the input; dead: channels that no gradient reaches; grad/weight: std of each"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +43,8 @@ def measured_tables(report: Report, width: int) -> list[Text]:
     scales = _scales(bool(measured.changed) and any(row.after_forward_std is not None for row in measured.rows))
     lines += _table(measured.rows, scales, width)
     lines += _legend(measured.rows)
-    lines += [Text(""), *_table(measured.rows, _statistics(measured), width)]
-    if measured.loss is not None:
+    lines += [Text(""), *_table(measured.rows, _statistics(measured), width), Text(_STATISTICS, "dim")]
+    if measured.loss is not None and not math.isnan(measured.loss.value):
         lines += [Text(""), *_loss(measured.loss)]
     if measured.training:
         lines += [Text(""), *_training(measured.training)]
@@ -49,15 +53,11 @@ def measured_tables(report: Report, width: int) -> list[Text]:
 
 
 def _title(model: str, measured: Measurement) -> Text:
-    init = (
-        "no init to change"
-        if not measured.changed
-        else f"after: {plural(len(measured.changed), 'parameter')} rewritten"
-    )
+    init = "; no init to change" if not measured.unfinished else ""
+    if measured.changed:
+        init = f"; after: {plural(len(measured.changed), 'parameter')} rewritten"
     memory = "" if measured.peak_bytes is None else f", at most {measured.peak_bytes / 2**20:.0f} MiB"
-    facts = (
-        f" measured on {measured.device}, {plural(measured.seeds, 'seed')}, {measured.seconds:.1f} s{memory}; {init}"
-    )
+    facts = f" measured on {measured.device}, {plural(measured.seeds, 'seed')}, {measured.seconds:.1f} s{memory}{init}"
     if measured.data:
         facts += f"; data {measured.data}"
     return Text.assemble((model, "bold"), facts)
@@ -86,7 +86,11 @@ def _scales(changed: bool) -> tuple[_Column, ...]:
 
 
 def _plain(group: str, head: str, get: Callable[[MeasuredRow], float | None], key: str = "") -> _Column:
-    return _Column(group, head, lambda row: number(get(row), _MISSING.get(head, "-")), key)
+    return _Column(group, head, lambda row: _number(get(row), _MISSING.get(head, "-")), key)
+
+
+def _number(value: float | None, missing: str) -> str:
+    return "nan" if value is not None and math.isnan(value) and missing == "-" else number(value, missing)
 
 
 def _with_error(
@@ -94,7 +98,7 @@ def _with_error(
 ) -> _Column:
     def text(row: MeasuredRow) -> str:
         half = error(row)
-        return number(get(row), "-") + ("" if half is None else f" ±{_percent(half)}")
+        return _number(get(row), "-") + ("" if half is None else f" ±{_percent(half)}")
 
     return _Column("", head, text, key)
 
@@ -102,7 +106,11 @@ def _with_error(
 def _statistics(measured: Measurement) -> tuple[_Column, ...]:
     """What else the pass as given showed."""
     columns = [
-        _plain("as given: mean, std over inputs, dead and saturated units, weight gradient/weight", "mean", lambda row: row.forward_mean),
+        _plain(
+            "as given: mean, std over inputs, dead and saturated units, weight gradient/weight",
+            "mean",
+            lambda row: row.forward_mean,
+        ),
         _plain("", "over inputs", lambda row: row.sample_std),
         _Column("", "dead", lambda row: _percent(row.dead_share)),
         _Column("", "saturated", lambda row: _percent(row.saturated_share)),
