@@ -15,9 +15,7 @@ from initcheck.results import InitialLoss, MeasuredRow, Measurement, PrecisionLo
 _MISSING = {"predicted": "?", "measured": "-"}  # not known; not reached by the pass
 _OUTSIDE, _OFF = "*", "≠"
 _LEAST_NAME = 20
-_STATISTICS = (
-    "over inputs: std of what depends on the input; dead: channels that no gradient reaches; grad/weight: std of each"
-)
+_STATISTICS = "over inputs: std that depends on the input; dead: channels without gradient; grad/weight: of stds"
 
 
 @dataclass(frozen=True, slots=True)
