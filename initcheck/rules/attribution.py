@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from initcheck.findings import Location
     from initcheck.rules.base import ModelContext
 
-_EXPLAIN = ("ic301_wrong_fan_axis", "ic302_transposed_conv_fan", "ic303_grouped_fan_out")
+_EXPLAIN = ("ic301_wrong_fan_axis", "ic302_transposed_conv_fan", "ic303_grouped_fan_out", "ic210_siren_scale")
 
 
 def explained_places(context: ModelContext, blamed: Collection[Location], kind: str) -> frozenset[Location]:
@@ -26,4 +26,8 @@ def explained_places(context: ModelContext, blamed: Collection[Location], kind: 
         found |= {
             where for where, factor in factors.items() if where in blamed and (factor < 1) is (kind == "vanishing")
         }
+    if blamed and kind == "vanishing":
+        from initcheck.rules.ic603_negative_or_large_bias import cutting_places
+
+        found |= cutting_places(context)
     return frozenset(found)

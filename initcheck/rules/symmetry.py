@@ -171,6 +171,8 @@ class Symmetry:
     equal_weights: int = 0
     """How many layers have units of equal weights, the output layer included."""
     products: list[DeadProduct] = field(default_factory=list)
+    dead: list[ParameterRecord] = field(default_factory=list)
+    """Trainable parameters in the graph that no gradient ever reaches."""
 
 
 def symmetry_of(context: ModelContext) -> Symmetry:
@@ -210,7 +212,31 @@ class _Run:
         products = list(self._products())
         spoken = {r.name for p in products for r in (p.first, p.second)}
         layers = [layer for layer in self._layers() if layer.record.name not in spoken]
-        return Symmetry(layers, sum(1 for _ in self._equal()), products)
+        return Symmetry(layers, sum(1 for _ in self._equal()), products, list(self._dead()))
+
+    def _dead(self) -> Iterator[ParameterRecord]:
+        """Parameters all of whose uses lie on ways to the output that are cut for good."""
+        reaches: dict[str, bool] = {}
+        to_output = self._ancestors_of_output()
+        for node in self.trace.graph.nodes:
+            if node.op != "get_attr" or "parameter" not in node.meta:
+                continue
+            name = str(node.meta["parameter"])
+            ways = [user for user in node.users if user in to_output]
+            if ways:
+                alive = any(self.backward.get(user, ZERO) is not ZERO for user in ways)
+                reaches[name] = reaches.get(name, False) or alive
+        for name, alive in reaches.items():
+            record = self.trace.parameters.get(name)
+            if not alive and record is not None and record.requires_grad:
+                yield record
+
+    def _ancestors_of_output(self) -> set[torch.fx.Node]:
+        found: set[torch.fx.Node] = set()
+        for node in reversed(list(self.trace.graph.nodes)):
+            if node.op == "output" or node in found:
+                found.update(node.all_input_nodes)
+        return found
 
     def _matrices(self) -> Iterator[ParameterRecord]:
         return (r for r in self.trace.parameters.values() if len(r.shape) >= 1)
@@ -394,12 +420,21 @@ class _Run:
         pair = node.args[:2]
         states = [self._state_of(arg) for arg in pair]
         for own, other, target in ((states[0], states[1], pair[0]), (states[1], states[0], pair[1])):
-            if delta is ZERO or (own is ZERO and other is ZERO):
+            if (
+                delta is ZERO
+                or (own is ZERO and other is ZERO)
+                or (other is ZERO and self._is_frozen(pair[1] if target is pair[0] else pair[0]))
+            ):
                 self._flow(target, ZERO)
             elif other is GENERIC or other is ZERO:  # a zero factor moves with the first step
                 self._flow(target, GENERIC)
             else:
                 self._flow(target, delta)
+
+    def _is_frozen(self, factor: object) -> bool:
+        """Whether a zero factor is a parameter that is not trained."""
+        record = self._parameter(factor)
+        return record is not None and not record.requires_grad
 
     # -- verdicts ----------------------------------------------------------------------------------------------------
 

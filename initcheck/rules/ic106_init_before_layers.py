@@ -1,0 +1,206 @@
+"""IC106: a loop over the modules, or ``self.apply``, that runs before the layers are attached, or returns too early."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from initcheck.findings import Finding, Fix, Severity, Substitute
+from initcheck.rules.base import finding
+from initcheck.rules.source_index import init_writes, layer_type, narrowed_types
+from initcheck.rules.writes import listed
+
+if TYPE_CHECKING:
+    from initcheck.source.file import SourceFile
+
+CODE = "IC106"
+
+_HINT = re.compile(r"\.apply\(|\.(?:named_)?(?:modules|children|parameters)\(\)")
+_WALKS = frozenset({"modules", "named_modules", "children", "named_children", "parameters", "named_parameters"})
+_LAYERS = re.compile(r"Linear|Conv(?:Transpose)?[123]d|Embedding|Bilinear")
+
+
+def check_source(source: SourceFile) -> Iterator[Finding]:
+    """Constructors in source order; then loops that return within their first pass."""
+    if _HINT.search(source.text) is None or not init_writes(source):
+        return
+    for node in ast.walk(source.tree):
+        if isinstance(node, ast.ClassDef):
+            yield from _check_class(source, node)
+        elif isinstance(node, ast.FunctionDef):
+            yield from _returns_early(source, node)
+
+
+# -- layers attached after the init ----------------------------------------------------------------------------------
+
+
+def _check_class(source: SourceFile, owner: ast.ClassDef) -> Iterator[Finding]:
+    methods = {item.name: item for item in owner.body if isinstance(item, ast.FunctionDef)}
+    constructor = methods.get("__init__")
+    if constructor is None:
+        return
+    steps = [_step(source, statement, methods) for statement in constructor.body]
+    places = [index for index, step in enumerate(steps) if step is not None]
+    if not places:
+        return
+    last = places[-1]
+    types = steps[last]
+    assert types is not None
+    late = _layers(source, constructor.body[last + 1 :], types)
+    after = " ".join(ast.unparse(statement) for statement in constructor.body[last + 1 :])
+    late = [name for name in late if not _named_again(name, after, source, owner)]
+    if not late:
+        return
+    early = _layers(source, constructor.body[:last], types)
+    plain = all((source.imports.resolve(base) or "") == "torch.nn.Module" for base in owner.bases)
+    statement = constructor.body[last]
+    where = source.location(statement.iter if isinstance(statement, ast.For) else statement)
+    yield finding(
+        CODE,
+        f"the layers {listed([f'self.{name}' for name in late])} are attached after this ran, so it does not "
+        "initialise them",
+        where,
+        severity=Severity.ERROR if plain and not early else Severity.WARNING,
+        parameter=f"{owner.name}.{late[0]}",
+        suggestion="move it to the end of __init__",
+        fix=_moved(source, constructor, statement),
+        late=len(late),
+    )
+
+
+def _step(source: SourceFile, statement: ast.stmt, methods: dict[str, ast.FunctionDef]) -> tuple[str, ...] | None:
+    """The layer types that a statement initialises wherever they are in the model (none: all); None: no such one."""
+    if isinstance(statement, ast.For) and _walks_self(statement.iter):
+        return _types(source, statement)
+    call = statement.value if isinstance(statement, ast.Expr) else None
+    if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Attribute):
+        return None
+    if not (isinstance(call.func.value, ast.Name) and call.func.value.id == "self"):
+        return None
+    if call.func.attr == "apply" and len(call.args) == 1:
+        name = ast.unparse(call.args[0]).rpartition(".")[2]
+        function = methods.get(name) or _function(source, name)
+        return _types(source, function) if function is not None else None
+    method = methods.get(call.func.attr)
+    if method is not None and method.name != "__init__":
+        for inner in method.body:
+            if isinstance(inner, (ast.For, ast.Expr)):
+                found = _step(source, inner, {k: v for k, v in methods.items() if k != method.name})
+                if found is not None:
+                    return found
+    return None
+
+
+def _walks_self(expression: ast.expr) -> bool:
+    return (
+        isinstance(expression, ast.Call)
+        and isinstance(expression.func, ast.Attribute)
+        and expression.func.attr in _WALKS
+        and isinstance(expression.func.value, ast.Name)
+        and expression.func.value.id == "self"
+    )
+
+
+def _function(source: SourceFile, name: str) -> ast.FunctionDef | None:
+    return next((n for n in source.tree.body if isinstance(n, ast.FunctionDef) and n.name == name), None)
+
+
+def _types(source: SourceFile, around: ast.stmt) -> tuple[str, ...] | None:
+    """Types whose weights are written inside; None if nothing is written."""
+    inside = [w for w in init_writes(source) if around.lineno <= w.node.lineno <= (around.end_lineno or 0)]
+    if not inside:
+        return None
+    types: list[str] = []
+    for write in inside:
+        if isinstance(write.target, ast.Attribute) and isinstance(write.target.value, ast.Name):
+            if write.target.value.id == "self":
+                continue
+            kinds = narrowed_types(source, write, write.target.value.id)
+            if write.target.attr == "weight" and not kinds:
+                return ()
+            types += kinds if write.target.attr == "weight" else []
+        else:
+            return ()
+    return tuple(types) or None
+
+
+def _layers(source: SourceFile, statements: Sequence[ast.stmt], types: tuple[str, ...]) -> list[str]:
+    """Attributes that these statements set to something made of layers of the types."""
+    found = []
+    for statement in statements:
+        if not isinstance(statement, ast.Assign) or len(statement.targets) != 1:
+            continue
+        target = statement.targets[0]
+        if not (isinstance(target, ast.Attribute) and isinstance(target.value, ast.Name) and target.value.id == "self"):
+            continue
+        made = [layer_type(source, node) or "" for node in ast.walk(statement.value) if isinstance(node, ast.Call)]
+        if any(_LAYERS.fullmatch(kind) and (not types or kind in types) for kind in made):
+            found.append(target.attr)
+    return found
+
+
+def _named_again(name: str, after: str, source: SourceFile, owner: ast.ClassDef) -> bool:
+    """Whether the layer is initialised on its own: by a write, by being passed on, or through a method of its own."""
+    if len(re.findall(rf"self\.{name}\b", after)) > 1:
+        return True
+    return any(owner in write.classes and re.search(rf"self\.{name}\b", write.key) for write in init_writes(source))
+
+
+def _moved(source: SourceFile, constructor: ast.FunctionDef, statement: ast.stmt) -> Fix | None:
+    """The statement, if it stands on one line, behind the last one of the constructor."""
+    last = constructor.body[-1]
+    where, end = source.location(statement), source.location(last)
+    if where.line != where.end_line or end.line != end.end_line or isinstance(last, ast.Return):
+        return None
+    line = source.lines[where.line - 1]
+    text = line[where.column - 1 : where.end_column - 1]
+    indent = line[: where.column - 1]
+    newline = "\r\n" if "\r\n" in source.text else "\n"
+    kept = source.lines[end.line - 1][end.column - 1 : end.end_column - 1]
+    return Fix(
+        "initialise after the last layer",
+        (Substitute(where, ""), Substitute(end, f"{kept}{newline}{indent}{text}")),
+    )
+
+
+# -- a return inside the loop ----------------------------------------------------------------------------------------
+
+
+def _returns_early(source: SourceFile, function: ast.FunctionDef) -> Iterator[Finding]:
+    """``return`` behind an init call in the body of a loop over the modules."""
+    for loop in (n for n in ast.walk(function) if isinstance(n, ast.For)):
+        walk = loop.iter
+        if not (isinstance(walk, ast.Call) and isinstance(walk.func, ast.Attribute) and walk.func.attr in _WALKS):
+            continue
+        inside = [w for w in init_writes(source) if loop.lineno <= w.node.lineno <= (loop.end_lineno or 0)]
+        for block in _blocks(loop):
+            last = block[-1]
+            if not isinstance(last, ast.Return) or (last.value is not None and not _is_none(last.value)):
+                continue
+            before = [w for w in inside if block[0].lineno <= w.node.lineno < last.lineno]
+            if before and block[0].lineno <= before[0].node.lineno:
+                yield finding(
+                    CODE,
+                    f"this returns in the first pass of the loop over `{ast.unparse(walk)}` that initialises "
+                    "something: "
+                    "all further layers keep torch's default",
+                    source.location(last),
+                    suggestion="take the return out of the loop",
+                    fix=Fix("go on with the next layer", (Substitute(source.location(last), "continue"),)),
+                )
+
+
+def _blocks(loop: ast.For) -> Iterator[list[ast.stmt]]:
+    """The loop's body and the branches in it."""
+    yield loop.body
+    for node in ast.walk(loop):
+        if isinstance(node, ast.If):
+            yield node.body
+            if node.orelse and not isinstance(node.orelse[0], ast.If):
+                yield node.orelse
+
+
+def _is_none(value: ast.expr) -> bool:
+    return isinstance(value, ast.Constant) and value.value is None

@@ -1,0 +1,117 @@
+"""IC111: a function that initialises weights, and that nothing in the project calls."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from initcheck.findings import Finding, Location
+from initcheck.rules.base import finding
+from initcheck.rules.source_index import init_writes
+
+if TYPE_CHECKING:
+    from initcheck.source.file import SourceFile
+
+CODE = "IC111"
+
+_HINT = re.compile(r"def \w*init\w*\(", re.I)
+_NAME = re.compile(
+    r"_?(?:init|initiali[sz]e)_?(?:all_)?(?:weights?|params?|parameters|layers?|model|net)_?|weights?_init\w*", re.I
+)
+_MOST_FILES = 3000
+_MARKS = (".git", "pyproject.toml", "setup.py", "setup.cfg", "requirements.txt", "README.md")
+_SKIPPED = frozenset({".git", "__pycache__", "node_modules", "site-packages", "venv", ".venv", "build", "dist"})
+_READ = (".py", ".ipynb", ".yaml", ".yml", ".toml", ".json", ".cfg", ".md", ".rst", ".sh")
+
+
+def check_source(source: SourceFile) -> Iterator[Finding]:
+    """Functions and methods by name, whose name occurs nowhere else in the project, nor in a text of it."""
+    if _HINT.search(source.text) is None:
+        return
+    writes = init_writes(source)
+    if not writes:
+        return
+    for function, owner in _candidates(source):
+        if not any(function.lineno <= w.node.lineno <= (function.end_lineno or 0) for w in writes):
+            continue
+        if len(re.findall(rf"\b{function.name}\b", source.text)) > 1 or _named_elsewhere(source, function.name):
+            continue
+        column = source.location(function).column
+        what = f"{owner.name}.{function.name}" if owner is not None else function.name
+        yield finding(
+            CODE,
+            f"`{what}` initialises weights and is called nowhere in the project: the layers keep torch's default",
+            Location(source.path, function.lineno, column, function.lineno, column + len("def ") + len(function.name)),
+            parameter=what,
+            suggestion=f"self.{function.name}() at the end of __init__, or model.apply({function.name})",
+        )
+
+
+def _candidates(source: SourceFile) -> Iterator[tuple[ast.FunctionDef, ast.ClassDef | None]]:
+    """Functions at the top, and methods of classes whose bases are ``nn.Module`` alone (no framework calls a hook)."""
+    for node in source.tree.body:
+        if isinstance(node, ast.FunctionDef) and _NAME.fullmatch(node.name) and not node.decorator_list:
+            yield node, None
+        elif isinstance(node, ast.ClassDef) and node.bases:
+            plain = all(source.imports.resolve(base) == "torch.nn.Module" for base in node.bases)
+            for item in node.body if plain else ():
+                if isinstance(item, ast.FunctionDef) and _NAME.fullmatch(item.name) and not item.decorator_list:
+                    yield item, node
+
+
+def _named_elsewhere(source: SourceFile, name: str) -> bool:
+    """Whether another file of the project has the word; so it may, if there is none and the file is no script."""
+    root = _root(source.path)
+    texts = _project_words(root)
+    if texts is None:
+        return bool(root) or not _is_script(source)
+    mine = os.path.realpath(source.path)
+    return any(name in words for other, words in texts.items() if other != mine)
+
+
+def _is_script(source: SourceFile) -> bool:
+    """Whether the file builds one of its own classes at the top level, or has a main block."""
+    own = {node.name for node in source.tree.body if isinstance(node, ast.ClassDef)}
+    for node in source.tree.body:
+        if isinstance(node, ast.If) and "__name__" in ast.unparse(node.test):
+            return True
+        value = getattr(node, "value", None)
+        if isinstance(value, ast.Call) and isinstance(value.func, ast.Name) and value.func.id in own:
+            return True
+    return False
+
+
+def _root(path: str) -> str:
+    """The folder of the project that a file belongs to; empty if nothing says where it begins."""
+    start = Path(os.path.realpath(path)).parent
+    for folder in (start, *start.parents):
+        if any((folder / mark).exists() for mark in _MARKS):
+            return str(folder)
+    return ""
+
+
+@functools.lru_cache(maxsize=4)
+def _project_words(root: str) -> dict[str, frozenset[str]] | None:
+    """The words that look like an init function, by file; None without a root, or with too many files to read."""
+    if not root:
+        return None
+    found: dict[str, frozenset[str]] = {}
+    for folder, folders, files in os.walk(root):
+        folders[:] = [f for f in folders if f not in _SKIPPED]
+        for file in files:
+            if not file.endswith(_READ):
+                continue
+            if len(found) >= _MOST_FILES:
+                return None
+            path = os.path.join(folder, file)
+            try:
+                text = Path(path).read_text(encoding="utf-8", errors="replace")
+            except OSError:
+                continue
+            found[os.path.realpath(path)] = frozenset(re.findall(r"\w*[iI]nit\w*", text))
+    return found if len(found) > 1 else None

@@ -1,0 +1,85 @@
+"""IC603: a constant bias so far below zero that the ReLU behind it starts dead, or so far above that it is linear."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from initcheck.findings import Finding, Fix, Location, RewriteCall, Severity
+from initcheck.rules.base import ModelContext, finding
+from initcheck.rules.chains import moments_of
+from initcheck.rules.scale import structure_of
+from initcheck.rules.writes import call_location, counted, final_write
+
+if TYPE_CHECKING:
+    from initcheck.init.structure import WeightUse
+    from initcheck.tracing.trace import ParameterRecord
+
+CODE = "IC603"
+
+_CUTTING = frozenset({"relu", "relu6"})
+_DEAD_ERROR = 1e-6
+_DEAD_WARNING = 2e-3
+_DEAD_INFO = 0.05
+"""Share of samples for which a unit is active: at one in a million no batch wakes the layer, at one in 500 few do."""
+
+
+def check_model(context: ModelContext) -> Iterator[Finding]:
+    """One finding for each call that sets such biases."""
+    for where, cases in _cases(context).items():
+        yield _finding(context, where, cases)
+
+
+def cutting_places(context: ModelContext) -> set[Location]:
+    """Lines that cut a layer off: they explain a signal or gradient that vanishes (see ``attribution``)."""
+    return {where for where, cases in _cases(context).items() if min(case[2] for case in cases) < _DEAD_WARNING}
+
+
+def _cases(context: ModelContext) -> dict[Location, list[tuple[WeightUse, ParameterRecord, float]]]:
+    groups: dict[Location, list[tuple[WeightUse, ParameterRecord, float]]] = defaultdict(list)
+    for use in structure_of(context).by_parameter().values():
+        if use.feeds != "activation" or use.activation.name not in _CUTTING:
+            continue
+        bias = context.trace.parameters.get(f"{use.record.module}.bias" if use.record.module else "bias")
+        if bias is None or not bias.distribution.known or bias.distribution.std > 0 or not bias.distribution.mean < 0:
+            continue
+        write = final_write(bias)
+        moments = moments_of(use.node, context.signal)
+        if write is None or moments is None or moments.std <= 0:
+            continue
+        active = 0.5 * math.erfc(-moments.mean / moments.std / math.sqrt(2))
+        if active < _DEAD_INFO:
+            groups[call_location(write, context)].append((use, bias, active))
+    return groups
+
+
+def _finding(context: ModelContext, where: Location, cases: list[tuple[WeightUse, ParameterRecord, float]]) -> Finding:
+    use, bias, active = min(cases, key=lambda case: case[2])
+    moments = moments_of(use.node, context.signal)
+    assert moments is not None
+    also = f" ({counted(len(cases), 'layer')})" if len(cases) > 1 else ""
+    severity = Severity.INFO
+    if active < _DEAD_WARNING:
+        severity = Severity.ERROR if active < _DEAD_ERROR else Severity.WARNING
+    fix = None
+    write = final_write(bias)
+    if write is not None and context.source is not None and where.path == context.source.path and where.end_line:
+        fix = Fix("start the biases at zero", (RewriteCall(where, "zeros_", ()),))
+    share = f"{active:.1e}" if active < 1e-3 else f"{active:.1%}"
+    return finding(
+        CODE,
+        f"`{bias.name}`{also} starts at {bias.distribution.mean:g}, {-moments.mean / moments.std:.1f} standard "
+        "deviations "
+        f"below zero: a {use.activation.name} behind it is active for {share} of the inputs"
+        + (": no unit gets a gradient" if severity is Severity.ERROR else ""),
+        where,
+        severity=severity,
+        model=context.trace.model,
+        parameter=bias.name,
+        evidence=(f"z ~ N({moments.mean:.2g}, {moments.std:.2g}^2): P(z > 0) = {active:.2g}",),
+        suggestion=f"nn.init.zeros_({bias.name})",
+        fix=fix,
+        active=active,
+    )
