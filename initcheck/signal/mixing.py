@@ -129,9 +129,12 @@ def to_scores(g: Kernel, v: Value, k: Value, q: Value, m: Mixing) -> tuple[Array
     """E[dq²] and E[dk²] of one channel for unit scale and one channel of values, by position.
 
     Through the softmax, ds_k = p_k (dp_k - sum_l p_l dp_l) with dp_k = g . v_k: only what keys have of their own in v
-    counts. dq = sum_k ds_k k_k and dk = sum_q ds_k q_q; keys and values that are alike in v are alike in k.
+    counts. dq = sum_k ds_k k_k and dk = sum_q ds_k q_q; keys and values that are alike in v are alike in k: with
+    k = A x and v = B x of the same C-dimensional tokens, E[(v_k v_l)(k_k k_l)] exceeds the product of the means by the
+    fluctuation 1/C of (x_k x_l)/C, for n keys a part n/C of the whole.
     """
     queries = q.shape[-2]
+    chance = 1.0 / max(q.count("C"), 1)
     if by_pairs(m, v.positions) and k.positions == v.positions == q.positions:
         assert m.seen is not None
         size, p = len(m.seen), mean_weights(m.seen)
@@ -140,7 +143,10 @@ def to_scores(g: Kernel, v: Value, k: Value, q: Value, m: Mixing) -> tuple[Array
         of_values, of_keys = p @ values, p @ keys
         mean_values, mean_keys = of_values @ p.T, of_keys @ p.T
         moments = g.between_positions(size)
-        both = np.einsum("qk,kl,ql->q", p, values * keys, p)
+        together = values * keys
+        alike = chance * np.sqrt(np.multiply.outer(together.diagonal(), together.diagonal()))
+        np.fill_diagonal(alike, 0.0)
+        both = np.einsum("qk,kl,ql->q", p, together + alike, p)
         row = both - 2 * (p * of_values * of_keys).sum(1) + mean_values.diagonal() * mean_keys.diagonal()
         # what one query makes of keys with nothing in common beyond their mean: the fluctuation of its own row
         own = (p * (values.diagonal() - 2 * of_values + mean_values.diagonal()[:, None]) * keys.diagonal()).sum(1)
@@ -154,4 +160,4 @@ def to_scores(g: Kernel, v: Value, k: Value, q: Value, m: Mixing) -> tuple[Array
         return to_q, np.maximum(to_k, 0.0)
     own_v, own_k = (max(x.second.same - x.second.far, 0.0) for x in (v, k))
     row_sum = m.square * (1 + m.dropped) * g.same * own_v * max(1 - m.square, 1e-6)
-    return row_sum * own_k, row_sum * queries / max(m.keys, 1) * q.second.same
+    return row_sum * own_k * (1 + (m.keys - 1) * chance), row_sum * queries / max(m.keys, 1) * q.second.same
