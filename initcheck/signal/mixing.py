@@ -8,6 +8,9 @@ positions average less, later ones overlap, and the first keys hear from all que
 
 from __future__ import annotations
 
+import functools
+import math
+
 import numpy as np
 
 from initcheck.signal.kernel import Array, Kernel
@@ -17,14 +20,48 @@ PAIRS_LIMIT = 320
 """Every pair of positions is carried for at most so many."""
 
 
-def concentration(keys: Array, variance: float) -> Array:
-    """E[sum_k p_k²] for softmax over n Gaussian logits of that variance.
+@functools.lru_cache(maxsize=512)
+def _laplace(variance: float) -> tuple[Array, Array, Array, Array]:
+    """ln t, E[e^{-tX}], E[X² e^{-tX}] and E[X³ e^{-tX}] of X = e^x, x normal of that variance."""
+    std = math.sqrt(variance)
+    z = np.linspace(-8.0, 8.0, 161)
+    weights = np.exp(-0.5 * z * z)
+    weights /= weights.sum()
+    x = np.exp(std * z - variance / 2)
+    log_t = np.linspace(-9.0 * std - variance - 16.0, 9.0 * std + variance + 6.0, 360)
+    decay = np.exp(-np.exp(log_t)[:, None] * x[None, :]) * weights
+    return log_t, decay.sum(1), decay @ x**2, decay @ x**3
 
-    For n logits, E[sum p²] = E[sum e^{2x}] / (sum e^x)² ~ e^{v}/n (log-normal moments), corrected for
-    the fluctuation of the sum: 1/(1 + (n - 1) e^{-v}), which is 1 for n = 1 and tends to 1 as v grows.
+
+def row_moments(keys: Array, variance: float) -> tuple[Array, Array]:
+    """E[sum_k p_k²] and E[sum_k p_k³] of softmax rows over n Gaussian logits of that variance, exactly.
+
+    With X = e^x and S the sum of n of them, 1/S^m = int t^{m-1} e^{-tS} dt / (m-1)!, so that
+    E[sum p^m] = n/(m-1)! int t^{m-1} E[X^m e^{-tX}] E[e^{-tX}]^{n-1} dt. Rows as good as one-hot for a large variance.
     """
-    damp = np.exp(-min(variance, 700.0))
-    return np.asarray(1.0 / (1.0 + (np.maximum(keys, 1.0) - 1.0) * damp))
+    counts, where = np.unique(np.maximum(keys, 1.0), return_inverse=True)
+    if variance < 1e-12 or (len(counts) == 1 and counts[0] == 1.0):
+        return (1.0 / counts)[where], (1.0 / counts**2)[where]
+    log_t, plain, square, cube = _laplace(float(f"{min(variance, 60.0):.3g}"))
+    t, step = np.exp(log_t), log_t[1] - log_t[0]
+    rest = np.power(plain[:, None], counts - 1.0)
+    second = counts * ((t * t * square) @ rest) * step
+    third = counts * ((t**3 * cube / 2.0) @ rest) * step
+    return np.clip(second, 1.0 / counts, 1.0)[where], np.clip(third, 1.0 / counts**2, 1.0)[where]
+
+
+def concentration(keys: Array, variance: float) -> Array:
+    """E[sum_k p_k²] of softmax rows."""
+    return row_moments(keys, variance)[0]
+
+
+def centred_square(keys: Array, variance: float) -> Array:
+    """E[sum_k p_k² (a_k - sum_l p_l a_l)²] for independent a of unit variance: S2 - 2 S3 + S2².
+
+    The fluctuation of S2 is left out: a tenth for two keys, nothing for many.
+    """
+    second, third = row_moments(keys, variance)
+    return np.asarray(np.maximum(second - 2 * third + second**2, 0.0))
 
 
 def seen_by_query(rows: Array, queries: int, keys: int) -> Array | None:
@@ -63,11 +100,13 @@ def mix(v: Value, m: Mixing, dims: Dims) -> Value:
         return Value(dims, v.mean, mixed_pairs(k, m), approximate=v.approximate).settled()
     own, other = k.same - k.far, k.cross - k.sample
     square = m.square * (1 + m.dropped)
+    places, queries = math.prod(a.size for d in dims for a in d if a.role == "P"), math.prod(a.size for a in dims[-2])
+    near = (queries - 1) / (places - 1) if places > queries else 1.0  # share of other positions in the same window
     covariance = Kernel(
         k.far + own * square,
-        k.far + own * m.overlap,
+        k.far + own * m.overlap * near,
         k.sample + other * m.overlap,
-        k.sample + other * m.overlap,
+        k.sample + other * m.overlap * near,
     )
     return Value(dims, v.mean, covariance, approximate=v.approximate).settled()
 
@@ -101,13 +140,21 @@ def unmix(g: Kernel, m: Mixing, queries: int, keys: int, dims: Dims) -> Kernel:
     positions = tuple(a.size for dim in dims for a in dim if a.role == "P")
     if by_pairs(m, positions):
         return settle(unmixed_pairs(g, m), dims)
-    square, shared = m.square * (1 + m.dropped), m.overlap
-    rows = queries / max(keys, 1.0)
-    same = rows * square * g.same + rows * max(queries - 1, 0.0) * shared * g.far
-    far = queries * rows / max(keys, 1.0) * g.far
-    cross = rows * shared * g.cross + rows * max(queries - 1, 0.0) * shared * g.sample
-    sample = queries * rows / max(keys, 1.0) * g.sample
-    return settle(Kernel(same, min(far, same), cross, sample), dims)
+    n = max(keys, 1)
+    places = math.prod(positions)
+    near = (n - 1) / (places - 1) if places > n else 1.0  # share of other positions that are in the same window
+    uniform, own = 1 / n, max(m.square - 1 / n, 0.0)
+    alike = max(m.overlap - 1 / n, 0.0)
+    # sum over queries q, q' of E[p_qk p_q'l] G_qq': the rows' mean 1/n reaches all keys alike
+    common = queries * uniform**2 * (g.same + (queries - 1) * g.far)
+    fluctuation = queries * uniform * (own * g.same + (queries - 1) * alike * g.far)
+    dropped = queries * uniform * m.square * m.dropped * g.same
+    far = near * max(common - fluctuation / max(n - 1, 1), 0.0) + (1 - near) * (queries * uniform) ** 2 * g.far
+    between = queries * uniform**2 * (g.cross + (queries - 1) * g.sample)
+    varied = queries * uniform * alike * (g.cross + (queries - 1) * g.sample)
+    sample = near * max(between - varied / max(n - 1, 1), 0.0) + (1 - near) * (queries * uniform) ** 2 * g.sample
+    same = common + fluctuation + dropped
+    return settle(Kernel(same, min(far, same), between + varied, sample), dims)
 
 
 def unmixed_pairs(g: Kernel, m: Mixing) -> Kernel:
@@ -139,7 +186,8 @@ def to_scores(g: Kernel, v: Value, k: Value, q: Value, m: Mixing) -> tuple[Array
         assert m.seen is not None
         size, p = len(m.seen), mean_weights(m.seen)
         values, keys = (x.covariance.between_positions(size) for x in (v, k))
-        ratio = concentration(np.maximum(m.seen, 1.0), m.logit_variance) * (1 + m.dropped) * np.maximum(m.seen, 1.0)
+        n = np.maximum(m.seen, 1.0)
+        beyond = np.maximum(centred_square(n, m.logit_variance) * (1 + m.dropped) - (1 - 1 / n) / n, 0.0)
         of_values, of_keys = p @ values, p @ keys
         mean_values, mean_keys = of_values @ p.T, of_keys @ p.T
         moments = g.between_positions(size)
@@ -150,14 +198,19 @@ def to_scores(g: Kernel, v: Value, k: Value, q: Value, m: Mixing) -> tuple[Array
         row = both - 2 * (p * of_values * of_keys).sum(1) + mean_values.diagonal() * mean_keys.diagonal()
         # what one query makes of keys with nothing in common beyond their mean: the fluctuation of its own row
         own = (p * (values.diagonal() - 2 * of_values + mean_values.diagonal()[:, None]) * keys.diagonal()).sum(1)
-        spread = np.maximum(ratio - 1.0, 0.0) / np.maximum(m.seen, 1.0)
+        spread = beyond / np.maximum(1 - 1 / n, 1 / n)
         to_q = moments.diagonal() * (np.maximum(row, 0.0) + spread * np.maximum(own, 0.0))
-        left = p * np.sqrt(ratio)[:, None]
         queried = moments * q.second.between_positions(size)
-        to_k = values.diagonal() * np.einsum("qk,qr,rk->k", left, queried, left)
-        to_k = to_k - 2 * np.einsum("qk,qk,qr,rk->k", left, of_values, queried, left, optimize=True)
-        to_k = to_k + np.einsum("qk,qr,rk->k", left, queried * mean_values, left)
-        return to_q, np.maximum(to_k, 0.0)
+        to_k = values.diagonal() * np.einsum("qk,qr,rk->k", p, queried, p)
+        to_k = to_k - 2 * np.einsum("qk,qk,qr,rk->k", p, of_values, queried, p, optimize=True)
+        to_k = to_k + np.einsum("qk,qr,rk->k", p, queried * mean_values, p)
+        centred = np.maximum(values.diagonal() - 2 * of_values + mean_values.diagonal()[:, None], 0.0)
+        further = (p * centred).T @ (spread * queried.diagonal())
+        return to_q, np.maximum(to_k, 0.0) + further
     own_v, own_k = (max(x.second.same - x.second.far, 0.0) for x in (v, k))
-    row_sum = m.square * (1 + m.dropped) * g.same * own_v * max(1 - m.square, 1e-6)
-    return row_sum * own_k * (1 + (m.keys - 1) * chance), row_sum * queries / max(m.keys, 1) * q.second.same
+    n = max(m.keys, 1)
+    square = float(centred_square(np.array([float(n)]), m.logit_variance)[0]) * (1 + m.dropped)
+    if m.seen is not None:
+        square = float(centred_square(m.seen, m.logit_variance).mean()) * (1 + m.dropped)
+    to_k = square * g.same * own_v * queries / n * q.second.same
+    return (square + (n - 1) / n * chance) * g.same * own_v * own_k, to_k

@@ -1,0 +1,52 @@
+"""Softmax rows beside samples of them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from initcheck.signal.kernel import Kernel
+from initcheck.signal.mixing import centred_square, mean_weights, mixed_pairs, row_moments, unmix, unmixed_pairs
+from initcheck.signal.value import Atom, Mixing
+
+
+@pytest.mark.parametrize(("keys", "variance"), [(2, 1.0), (16, 0.25), (64, 1.0), (64, 6.0), (400, 3.0)])
+def test_moments_of_rows(keys: int, variance: float) -> None:
+    torch.manual_seed(0)
+    p = torch.softmax(torch.randn(20000 if keys < 100 else 4000, keys) * variance**0.5, 1).double()
+    second, third = row_moments(np.array([float(keys)]), variance)
+    assert second[0] == pytest.approx(float(p.square().sum(1).mean()), rel=0.03)
+    assert third[0] == pytest.approx(float((p**3).sum(1).mean()), rel=0.05)
+    a = torch.randn(p.shape).double()
+    centred = p * (a - (p * a).sum(1, keepdim=True))
+    # E[(sum p²)²] is taken as E[sum p²]²: worst for two keys
+    assert centred_square(np.array([float(keys)]), variance)[0] == pytest.approx(
+        float(centred.square().sum(1).mean()), rel=0.04 if keys > 2 else 0.12
+    )
+
+
+def test_equal_logits_make_equal_weights() -> None:
+    second, third = row_moments(np.array([1.0, 4.0, 7.0]), 0.0)
+    assert second == pytest.approx([1, 1 / 4, 1 / 7])
+    assert third == pytest.approx([1, 1 / 16, 1 / 49])
+
+
+def test_causal_rows_keep_and_return_what_a_matrix_says() -> None:
+    """With equal logits, mixing is exact: K' = P K Pᵀ forward, Pᵀ G P back."""
+    seen = np.arange(1.0, 13.0)
+    rows = Mixing(0.3, 0.1, 12, -1, 0.0, 0.0, seen)
+    p = mean_weights(seen)
+    assert p.sum(1) == pytest.approx(np.ones(12))
+    assert np.allclose(p, np.tril(p))
+    k = Kernel(2.0, 0.5, 0.0, 0.0)
+    assert np.allclose(mixed_pairs(k, rows).between_positions(12), p @ k.between_positions(12) @ p.T)
+    assert np.allclose(unmixed_pairs(k, rows).between_positions(12), p.T @ k.between_positions(12) @ p)
+
+
+def test_all_keys_get_the_same_gradient_from_rows_without_preference() -> None:
+    """A white gradient of 10 queries arrives at 20 keys as one vector: sum_q g_q / 20."""
+    rows = Mixing(1 / 20, 1 / 20, 20, -1, 0.0)
+    back = unmix(Kernel(1.0, 0.0, 0.0, 0.0), rows, 10, 20, ((Atom("P", 20),), (Atom("C", 8),)))
+    assert back.same == pytest.approx(10 / 400)
+    assert back.far == pytest.approx(10 / 400)
