@@ -21,8 +21,8 @@ PAIRS_LIMIT = 320
 
 
 @functools.lru_cache(maxsize=512)
-def _laplace(variance: float) -> tuple[Array, Array, Array, Array]:
-    """ln t, E[e^{-tX}], E[X² e^{-tX}] and E[X³ e^{-tX}] of X = e^x, x normal of that variance."""
+def _laplace(variance: float) -> tuple[Array, tuple[Array, ...]]:
+    """ln t, and E[X^m e^{-tX}] for m = 0, 2, 3, 4 of X = e^x, x normal of that variance."""
     std = math.sqrt(variance)
     z = np.linspace(-8.0, 8.0, 161)
     weights = np.exp(-0.5 * z * z)
@@ -30,24 +30,32 @@ def _laplace(variance: float) -> tuple[Array, Array, Array, Array]:
     x = np.exp(std * z - variance / 2)
     log_t = np.linspace(-9.0 * std - variance - 16.0, 9.0 * std + variance + 6.0, 360)
     decay = np.exp(-np.exp(log_t)[:, None] * x[None, :]) * weights
-    return log_t, decay.sum(1), decay @ x**2, decay @ x**3
+    return log_t, (decay.sum(1), decay @ x**2, decay @ x**3, decay @ x**4)
 
 
-def row_moments(keys: Array, variance: float) -> tuple[Array, Array]:
-    """E[sum_k p_k²] and E[sum_k p_k³] of softmax rows over n Gaussian logits of that variance, exactly.
+def row_moments(keys: Array, variance: float) -> tuple[Array, Array, Array]:
+    """E[sum_k p_k²], E[sum_k p_k³] and E[(sum_k p_k²)²] of softmax rows over n Gaussian logits of that variance.
 
     With X = e^x and S the sum of n of them, 1/S^m = int t^{m-1} e^{-tS} dt / (m-1)!, so that
     E[sum p^m] = n/(m-1)! int t^{m-1} E[X^m e^{-tX}] E[e^{-tX}]^{n-1} dt. Rows as good as one-hot for a large variance.
     """
     counts, where = np.unique(np.maximum(keys, 1.0), return_inverse=True)
     if variance < 1e-12 or (len(counts) == 1 and counts[0] == 1.0):
-        return (1.0 / counts)[where], (1.0 / counts**2)[where]
-    log_t, plain, square, cube = _laplace(float(f"{min(variance, 60.0):.3g}"))
+        return (1.0 / counts)[where], (1.0 / counts**2)[where], (1.0 / counts**2)[where]
+    log_t, (plain, square, cube, fourth) = _laplace(float(f"{min(variance, 60.0):.3g}"))
     t, step = np.exp(log_t), log_t[1] - log_t[0]
     rest = np.power(plain[:, None], counts - 1.0)
     second = counts * ((t * t * square) @ rest) * step
     third = counts * ((t**3 * cube / 2.0) @ rest) * step
-    return np.clip(second, 1.0 / counts, 1.0)[where], np.clip(third, 1.0 / counts**2, 1.0)[where]
+    others = np.power(plain[:, None], np.maximum(counts - 2.0, 0.0))
+    squared = counts * ((t**4 * fourth / 6.0) @ rest) * step
+    squared = squared + counts * (counts - 1) * ((t**4 * square**2 / 6.0) @ others) * step
+    low = 1.0 / counts
+    return (
+        np.clip(second, low, 1.0)[where],
+        np.clip(third, low**2, 1.0)[where],
+        np.clip(squared, low**2, 1.0)[where],
+    )
 
 
 def concentration(keys: Array, variance: float) -> Array:
@@ -56,12 +64,9 @@ def concentration(keys: Array, variance: float) -> Array:
 
 
 def centred_square(keys: Array, variance: float) -> Array:
-    """E[sum_k p_k² (a_k - sum_l p_l a_l)²] for independent a of unit variance: S2 - 2 S3 + S2².
-
-    The fluctuation of S2 is left out: a tenth for two keys, nothing for many.
-    """
-    second, third = row_moments(keys, variance)
-    return np.asarray(np.maximum(second - 2 * third + second**2, 0.0))
+    """E[sum_k p_k² (a_k - sum_l p_l a_l)²] for independent a of unit variance: S2 - 2 S3 + S2²."""
+    second, third, squared = row_moments(keys, variance)
+    return np.asarray(np.maximum(second - 2 * third + squared, 0.0))
 
 
 def seen_by_query(rows: Array, queries: int, keys: int) -> Array | None:

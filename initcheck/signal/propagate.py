@@ -146,7 +146,9 @@ class _Run:
             self.unknown[f"values of {label}"] += 1
             return None
         shape = shape_of(node)
-        return iid_value(shape, distribution.mean, distribution.std**2, parameter_roles(len(shape)))
+        value = iid_value(shape, distribution.mean, distribution.std**2, parameter_roles(len(shape)))
+        value.common = distribution.common
+        return value
 
     def _call(self, node: torch.fx.Node) -> Any:
         op = str(node.meta.get("op", ""))

@@ -57,6 +57,7 @@ class Value:
     ``shape_on_grid``: standardised quantile function of a sum of unlike parts (None: normal).
     ``fluctuation``: relative variance, between channels, of a channel's own variance (few weights per channel).
     ``zero_sum``: standardised weights: each unit's incoming weights sum to zero, so that the input's mean drops out.
+    ``common``: of a table, the part of its variance that its rows share.
     ``positive``: no element is negative; a source made of it is log-normal rather than normal.
     ``kept``: for scores under a mask, the number of unmasked keys of each query. ``mixing``: what ``softmax`` made.
     """
@@ -79,6 +80,7 @@ class Value:
     fluctuation: float = 0.0
     zero_sum: bool = False
     spectrum: Spectrum | None = None
+    common: float = 0.0
 
     @property
     def second(self) -> Kernel:
@@ -188,6 +190,7 @@ class Value:
             "spectrum": None,
             "shape_on_grid": None,
             "fluctuation": 0.0,
+            "common": 0.0,
         }
         return replace(self, **{**blank, **changes})  # type: ignore[arg-type]
 

@@ -142,7 +142,18 @@ def measured(tensor: torch.Tensor) -> Distribution:
         low, high = min(low, least), max(high, most)
     if low == high:
         return Distribution("measured", low, 0.0, low, high)
-    return Distribution("measured", mean, math.sqrt(max(spread / count, 0.0)), low, high)
+    std = math.sqrt(max(spread / count, 0.0))
+    return Distribution("measured", mean, std, low, high, common=_between_columns(values, std))
+
+
+def _between_columns(values: torch.Tensor, std: float) -> float:
+    """The part of a matrix's variance that lies between its columns' means; 0 where chance alone explains it."""
+    if values.dim() != 2 or values.shape[0] < 2 or not 0 < std < math.inf or not values.is_floating_point():
+        return 0.0
+    rows = values.shape[0]
+    means = values.mean(0, dtype=torch.float32).to(torch.float64)
+    share = (float(means.var(correction=0)) / std**2 * rows - 1) / (rows - 1)
+    return share if share > 0.05 + 4 / rows else 0.0
 
 
 @torch.no_grad()

@@ -302,8 +302,8 @@ class Recorder(TorchFunctionMode):
                 self.kept.append(out)
             if isinstance(real, torch.Tensor):
                 self._know(out, Known(real, constant))
-                if constant and node is not None and id(out) in self.known:
-                    node.meta["value"] = real
+                if node is not None and id(out) in self.known and (constant or _discrete(real)):
+                    node.meta["value" if constant else "example"] = real
             elif self.fake is not None:
                 self._know(out, None)
             return

@@ -17,7 +17,8 @@ class Distribution:
 
     ``kind``: normal, uniform, truncated_normal, constant, orthogonal, identity, sparse, mixture (several writes to
     parts, concatenation), measured (statistics of real values), uninitialised, unknown. ``mean``/``std`` are per
-    element; for kind ``unknown`` and ``uninitialised`` they are nan.
+    element; for kind ``unknown`` and ``uninitialised`` they are nan. ``common``: for a matrix of known values that is
+    not random (a table of sines), the part of its variance that lies between the means of its columns.
     """
 
     kind: str
@@ -26,6 +27,7 @@ class Distribution:
     low: float | None = None
     high: float | None = None
     note: str = ""
+    common: float = 0.0
 
     @property
     def second_moment(self) -> float:
@@ -111,7 +113,8 @@ class Trace:
     ``inplace`` True), ``val`` (a fake tensor, or a tuple of them), ``module`` (path of the innermost module under
     way), ``modules`` (paths from the root to it), ``stack`` (user frames, innermost first); on ``get_attr`` nodes
     ``parameter`` (its name) or ``buffer`` or ``constant`` (the real tensor, if small); ``value`` holds a real tensor
-    wherever the result depends on constants only (masks, position ids).
+    wherever the result depends on constants only (masks, position ids); ``example`` the integers or booleans that
+    came of this call's integer inputs, as one instance of what they may be.
     """
 
     model: str

@@ -11,24 +11,23 @@ from initcheck.signal.mixing import centred_square, mean_weights, mixed_pairs, r
 from initcheck.signal.value import Atom, Mixing
 
 
-@pytest.mark.parametrize(("keys", "variance"), [(2, 1.0), (16, 0.25), (64, 1.0), (64, 6.0), (400, 3.0)])
+@pytest.mark.parametrize(("keys", "variance"), [(2, 1.0), (16, 0.25), (64, 1.0), (64, 6.0), (400, 1.0)])
 def test_moments_of_rows(keys: int, variance: float) -> None:
     torch.manual_seed(0)
     p = torch.softmax(torch.randn(20000 if keys < 100 else 4000, keys) * variance**0.5, 1).double()
-    second, third = row_moments(np.array([float(keys)]), variance)
+    second, third, _ = row_moments(np.array([float(keys)]), variance)
     assert second[0] == pytest.approx(float(p.square().sum(1).mean()), rel=0.03)
     assert third[0] == pytest.approx(float((p**3).sum(1).mean()), rel=0.05)
     a = torch.randn(p.shape).double()
     centred = p * (a - (p * a).sum(1, keepdim=True))
-    # E[(sum p²)²] is taken as E[sum p²]²: worst for two keys
-    assert centred_square(np.array([float(keys)]), variance)[0] == pytest.approx(
-        float(centred.square().sum(1).mean()), rel=0.04 if keys > 2 else 0.12
-    )
+    expected = float(centred.square().sum(1).mean())
+    assert centred_square(np.array([float(keys)]), variance)[0] == pytest.approx(expected, rel=0.04)
 
 
 def test_equal_logits_make_equal_weights() -> None:
-    second, third = row_moments(np.array([1.0, 4.0, 7.0]), 0.0)
+    second, third, squared = row_moments(np.array([1.0, 4.0, 7.0]), 0.0)
     assert second == pytest.approx([1, 1 / 4, 1 / 7])
+    assert list(third) == list(squared)
     assert third == pytest.approx([1, 1 / 16, 1 / 49])
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from initcheck.signal.gradient import Gradient
@@ -449,6 +450,13 @@ class TransposedConvolution(Convolution):
         yield from _to_weight(call, "weight", call.memo["weight_grad"])
 
 
+def alike(example: torch.Tensor | None) -> torch.Tensor | None:
+    """Computed indices that were the same for every sample (positions counted from a mask of padding); else None."""
+    if example is None or example.dim() < 2 or example.shape[0] < 2:
+        return None
+    return example if bool((example == example[:1]).all()) else None
+
+
 @register
 class Embedding(Rule):
     """Rows of a table, looked up: independent draws for different tokens.
@@ -465,12 +473,16 @@ class Embedding(Rule):
         rows, width = shape_of(call.node_of("weight"))
         unit: Dim = (Atom("C", width),) if width > 1 else ()
         dims = (*index.dims, unit)
-        if index.constant is not None:
+        known = index.constant if index.constant is not None else alike(call.node_of("input").meta.get("example"))
+        if known is not None:
             # position ids: the same for all samples, another row at every position (token types: the same row)
-            several = bool((index.constant != index.constant.reshape(-1)[:1]).any())
-            places = tuple(tuple(Atom("P", a.size) for a in dim) for dim in index.dims)
-            return Value((*places, unit), table.mean, Kernel.independent(table.variance, False, several)).settled()
-        repeat = table.variance / max(rows, 1)
+            several = bool((known != known.reshape(-1)[:1]).any())
+            given = index.constant is None  # one row of ids for each sample
+            places = index.dims if given else tuple(tuple(Atom("P", a.size) for a in dim) for dim in index.dims)
+            far = table.variance * (table.common if several else 1.0)
+            k = Kernel(table.variance, far, table.variance, far)
+            return Value((*places, unit), table.mean, k).settled()
+        repeat = table.variance * max(table.common, 1 / max(rows, 1))
         k = Kernel(table.variance, repeat, repeat, repeat)
         return Value(dims, table.mean, k, approximate=index.approximate).settled()
 
