@@ -213,9 +213,8 @@ def to_scores(g: Kernel, v: Value, k: Value, q: Value, m: Mixing) -> tuple[Array
         further = (p * centred).T @ (spread * queried.diagonal())
         return to_q, np.maximum(to_k, 0.0) + further
     own_v, own_k = (max(x.second.same - x.second.far, 0.0) for x in (v, k))
-    n = max(m.keys, 1)
-    square = float(centred_square(np.array([float(n)]), m.logit_variance)[0]) * (1 + m.dropped)
-    if m.seen is not None:
-        square = float(centred_square(m.seen, m.logit_variance).mean()) * (1 + m.dropped)
-    to_k = square * g.same * own_v * queries / n * q.second.same
-    return (square + (n - 1) / n * chance) * g.same * own_v * own_k, to_k
+    whole = max(m.keys, 1)
+    counts = np.array([float(whole)]) if m.seen is None else m.seen
+    square = float(centred_square(counts, m.logit_variance).mean()) * (1 + m.dropped)
+    to_k = square * g.same * own_v * queries / whole * q.second.same
+    return (square + (whole - 1) / whole * chance) * g.same * own_v * own_k, to_k
