@@ -1,48 +1,88 @@
-"""How many models of real files are found, built, fed and traced without any configuration.
+"""How many root models of real files are found, built, fed and traced without any configuration.
 
     python benchmarks/discovery.py PATH... [--timeout 60] [--verbose]
+    python benchmarks/discovery.py FOLDER --list FILES.tsv
 
-PATH: Python files, or folders that are searched for them. Each file is analysed in a process of its own. Printed: one
-line per root model (the way it was built and its inputs, or the reason why not), and the totals.
+PATH: Python files, or folders that are searched for them. FILES.tsv: a table with the columns ``repo`` and ``path``;
+its files are looked up as FOLDER/owner+name/path, those of ``pypi:package==version`` among the installed packages or as
+FOLDER/package-version/path. Each file is analysed in a process of its own, as initcheck does.
+
+Printed: one line per file that has root models (how many, how far they got, why not further), and the totals over all
+files and over those all of whose imports are installed. ``--verbose``: the way each model was built, and its inputs.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import multiprocessing
 import os
+import statistics
 import sys
+import sysconfig
 import time
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-STAGES = ("found", "built", "inputs", "traced")
+STAGES = ("found", "built", "fed", "traced")
+_SKIPPED = frozenset({"node_modules", "site-packages", "build", "dist", "venv", "__pycache__"})
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One root model. ``stage``: the last one it reached; ``detail``: how, or why no further."""
+    """One root model. ``reached``: how many of ``STAGES``; ``detail``: how, or why no further."""
 
-    path: str
     model: str
-    stage: str
+    reached: int
     detail: str
-    seconds: float
 
 
-def python_files(paths: list[str]) -> Iterator[Path]:
+@dataclass(slots=True)
+class File:
+    """One file: its root models, the packages it lacks, and the wall time of all of it in seconds."""
+
+    path: Path
+    rows: list[Row] = field(default_factory=list)
+    missing: frozenset[str] = frozenset()
+    seconds: float = 0.0
+
+
+def python_files(paths: Iterable[str]) -> Iterator[Path]:
     for path in map(Path, paths):
-        yield from sorted(path.rglob("*.py")) if path.is_dir() else [path]
+        if path.is_dir():
+            yield from sorted(p for p in path.rglob("*.py") if not _SKIPPED & set(p.relative_to(path).parts))
+        else:
+            yield path
 
 
-def rows_of(path: Path) -> Iterator[Row]:
-    """Every root model of a file, as far as it gets."""
+def listed_files(table: str, folder: str) -> Iterator[Path]:
+    """The files that a table names; those that are not there are said on stderr."""
+    with open(table, newline="", encoding="utf-8") as handle:
+        rows = list(csv.DictReader(handle, delimiter="\t"))
+    for row in rows:
+        repo, path = row["repo"], row["path"]
+        if repo.startswith("pypi:"):
+            name, _, version = repo.removeprefix("pypi:").partition("==")
+            homes = [Path(folder) / f"{name}-{version}", Path(sysconfig.get_path("purelib"))]
+        else:
+            short = Path(folder) / repo.replace("/", "+")
+            homes = [Path(f"{short}@{(row.get('commit') or '')[:7]}"), short]
+        found = next((home / path for home in homes if (home / path).is_file()), None)
+        if found is None:
+            print(f"not there: {repo} {path}", file=sys.stderr)
+        else:
+            yield found
+
+
+def analyse(path: Path, sender: Connection) -> None:
+    """Send a ``Row`` for every root model of a file, as far as it gets, and the packages that are not installed."""
     from initcheck.config import Config
+    from initcheck.discovery.absent import absent_models
     from initcheck.discovery.candidates import candidates
-    from initcheck.discovery.loader import LoadError, load
+    from initcheck.discovery.loader import LoadError, execution, load
     from initcheck.source.file import SourceError, SourceFile
 
     try:
@@ -54,29 +94,37 @@ def rows_of(path: Path) -> Iterator[Row]:
     try:
         module = load(source)
     except LoadError as error:
-        yield Row(str(path), "?", "", str(error), 0.0)
+        sender.send(Row("(the file)", 0, str(error)))
         return
-    for candidate in candidates(source, module, Config()):
-        yield row_of(str(path), candidate)
+    run = execution(module)
+    found = candidates(source, module, Config())
+    known = {candidate.name for candidate in found}
+    for name, _, reason in absent_models(source, module):
+        if name not in known:
+            sender.send(Row(name, 0, reason))
+    for candidate in found:
+        sender.send(candidate.name)
+        sender.send(row_of(candidate))
+    sender.send(frozenset(run.session.missing if run is not None else ()))
 
 
-def row_of(path: str, candidate: object) -> Row:
+def row_of(candidate: object) -> Row:
     from initcheck.discovery.inputs import InputsNotFound, find_inputs
     from initcheck.tracing.build import BuildError, build
     from initcheck.tracing.ladder import TraceError, Trial, trace
 
-    started, stage = time.perf_counter(), "found"
+    reached = 1
     try:
         built = build(candidate.construct)  # type: ignore[attr-defined]
-        stage = "built"
+        reached = 2
         inputs = find_inputs(built.model, candidate, Trial(built.model))  # type: ignore[arg-type]
-        stage = "inputs"
+        reached = 3
         traced = trace(built.model, inputs.args, inputs.kwargs, log=built.log)
-        stage = "traced"
+        reached = 4
         detail = f"{candidate.how} | {inputs.description} | {traced.rung}"  # type: ignore[attr-defined]
     except (BuildError, InputsNotFound, TraceError) as error:
         detail = str(error.__cause__ or error) if isinstance(error, BuildError) else str(error)
-    return Row(path, candidate.name, stage, " ".join(detail.split()), time.perf_counter() - started)  # type: ignore[attr-defined]
+    return Row(candidate.name, reached, " ".join(detail.split()))  # type: ignore[attr-defined]
 
 
 def child(path: Path, sender: Connection) -> None:
@@ -84,60 +132,87 @@ def child(path: Path, sender: Connection) -> None:
 
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 1)
-    os.dup2(null, 2)
-    for row in rows_of(path):
-        sender.send(row)
+    null = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1, 2):
+        os.dup2(null, stream)
+    analyse(path, sender)
     sender.send(None)
     sender.close()
     os._exit(0)
 
 
-def analysed(path: Path, timeout: float) -> Iterator[Row]:
+def measured(path: Path, timeout: float) -> File:
+    """A file's rows; the model under way when its time is up, or when its process dies, counts as found."""
+    file, current, started = File(path), "", time.perf_counter()
     receiver, sender = multiprocessing.Pipe(duplex=False)
     process = multiprocessing.Process(target=child, args=(path, sender))
     process.start()
     sender.close()
     try:
-        while True:
-            if not receiver.poll(timeout):
-                yield Row(str(path), "?", "", f"took longer than {timeout:g} s", timeout)
-                return
-            row = receiver.recv()
-            if row is None:
-                return
-            yield row
+        while (message := receiver.recv() if receiver.poll(timeout) else timeout) is not None:
+            if isinstance(message, float):
+                file.rows.append(Row(current or "(the file)", 1, f"took longer than {timeout:g} s"))
+                break
+            if isinstance(message, str):
+                current = message
+            elif isinstance(message, frozenset):
+                file.missing = message
+            else:
+                file.rows.append(message)
     except EOFError:
         process.join()
-        yield Row(str(path), "?", "", f"its process ended with exit code {process.exitcode}", 0.0)
+        file.rows.append(Row(current or "(the file)", 1, f"its process ended with exit code {process.exitcode}"))
     finally:
         process.kill()
         process.join()
+    file.seconds = time.perf_counter() - started
+    return file
+
+
+def show(file: File, verbose: bool) -> None:
+    counts = [sum(row.reached > stage for row in file.rows) for stage in range(1, len(STAGES))]
+    name = "/".join(file.path.parts[-3:])
+    lacks = f"  [not installed: {', '.join(sorted(file.missing))}]" if file.missing else ""
+    print(f"{name[-60:]:60s} {len(file.rows):5d} " + " ".join(f"{n:6d}" for n in counts) + lacks, flush=True)
+    for row in file.rows:
+        if verbose or row.reached < len(STAGES):
+            print(f"    {row.model}: {row.detail if verbose else row.detail[:200]}", flush=True)
+
+
+def totals(files: list[File], title: str) -> None:
+    rows = [row for file in files for row in file.rows]
+    count = len(rows)
+    print(f"\n{title}: {count} root models in {sum(bool(f.rows) for f in files)} files")
+    for stage, name in enumerate(STAGES):
+        reached = sum(row.reached > stage for row in rows)
+        print(f"  {name:7s} {reached:5d}  {100 * reached / max(count, 1):5.1f} %")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("paths", nargs="+", metavar="PATH")
+    parser.add_argument("--list", metavar="FILES.tsv", help="only the files that this table names")
     parser.add_argument("--timeout", type=float, default=60.0, help="seconds per model")
-    parser.add_argument("--verbose", action="store_true", help="show models that were traced, too")
+    parser.add_argument("--verbose", action="store_true", help="how each model was built, and its inputs")
     options = parser.parse_args()
-    import torch  # noqa: F401  (once, before the forks)
+    import torch
+    import torch._dynamo  # noqa: F401  (once, before the forks)
 
-    rows: list[Row] = []
-    for path in python_files(options.paths):
-        for row in analysed(path, options.timeout):
-            rows.append(row)
-            if options.verbose or row.stage != "traced":
-                name = "/".join(path.parts[-3:])
-                print(
-                    f"{row.stage or 'lost':7s} {name}: {row.model}: {row.detail[:240]} ({row.seconds:.1f} s)",
-                    flush=True,
-                )
-    print(f"\n{len(rows)} root models in {len({row.path for row in rows})} files")
-    for position, stage in enumerate(STAGES):
-        count = sum(row.stage in STAGES[position:] for row in rows)
-        print(f"  {stage:7s} {count:4d}  {100 * count / max(len(rows), 1):5.1f} %")
+    if options.list:
+        paths = [path for folder in options.paths for path in listed_files(options.list, folder)]
+    else:
+        paths = list(python_files(options.paths))
+    print(f"{'file':60s} roots  built    fed traced")
+    files: list[File] = []
+    for path in paths:
+        file = measured(path, options.timeout)
+        files.append(file)
+        if file.rows:
+            show(file, options.verbose)
+    totals(files, "all")
+    totals([file for file in files if not file.missing], "all imports installed")
+    seconds = [file.seconds for file in files if file.rows]
+    print(f"\nseconds per file: median {statistics.median(seconds or [0]):.1f}, most {max(seconds, default=0):.1f}")
     return 0
 
 

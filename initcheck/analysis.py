@@ -12,8 +12,9 @@ import torch
 import torch._dynamo  # fake tensors import it (2 s) when first used: once, in the server, not in every child
 
 from initcheck.audit import Audit, audit
-from initcheck.discovery.absent import absent_bases
-from initcheck.discovery.candidates import Candidate, ConstructionError, candidates
+from initcheck.discovery.absent import absent_models
+from initcheck.discovery.candidate import Candidate, ConstructionError
+from initcheck.discovery.candidates import candidates
 from initcheck.discovery.full_import import load_fully
 from initcheck.discovery.inputs import Inputs, InputsNotFound, find_inputs
 from initcheck.discovery.libraries import UnknownTargetError, library_candidates
@@ -86,7 +87,7 @@ def found(job: FileJob, emit: Emit) -> Iterator[tuple[Candidate, SourceFile | No
         return
     listed = candidates(source, module, job.config)
     known = {candidate.name for candidate in listed}
-    for name, where, reason in () if job.config.only_listed_models else absent_bases(source, module):
+    for name, where, reason in () if job.config.only_listed_models else absent_models(source, module):
         if name not in known and name not in job.skip:
             emit("finding", model_not_analysed(job.path, name, reason, location=where))
     yield from ((candidate, source) for candidate in listed)

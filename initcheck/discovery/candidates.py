@@ -3,7 +3,7 @@
 Root models only: a block used inside another model is checked as part of it. Ways to build one, in this order; the one
 that worked is recorded in ``Candidate.how``:
 
-1. configuration: an entry of ``[[tool.initcheck.models]]`` or ``--model`` for this file;
+1. configuration: an entry of ``[[tool.initcheck.models]]`` or ``--model`` for this file; ``initcheck_models()`` in it;
 2. constructions found in the file that also run the user's initialisation (``net = Net(); net.apply(init)``);
 3. functions that build the model and can be called without arguments (``def resnet18(): ...``);
 4. other constructions found in the file, at module level, under ``__main__``, in functions;
@@ -14,19 +14,21 @@ that worked is recorded in ``Candidate.how``:
 from __future__ import annotations
 
 import ast
+import contextlib
 import inspect
 import re
 import traceback
 import types
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from initcheck.discovery import project, synthesis
+from initcheck.discovery import project, provided, synthesis
+from initcheck.discovery.candidate import Candidate, ConstructionError, InputHints
 from initcheck.discovery.constructions import Construction, Evaluation, Scope, call_sites, find
 from initcheck.discovery.guessing import Guesses
 from initcheck.discovery.loader import Execution, describe, execution
@@ -51,48 +53,14 @@ _ENTRY_METHODS = (
 )
 
 
-class ConstructionError(Exception):
-    """No way to build a model worked. ``reason``: in one line, of the most telling way."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-
-
-@dataclass(slots=True)
-class InputHints:
-    """What is known about a candidate's inputs before it is run.
-
-    ``spec``: its configuration. ``names``: variables that hold it in the file (calls of these show its inputs).
-    """
-
-    spec: ModelSpec | None = None
-    names: set[str] = field(default_factory=set)
-    source: SourceFile | None = None
-    module: ModuleType | None = None
-    evaluation: Evaluation | None = None
-    class_name: str = ""
-    context: synthesis.Context | None = None
-
-
-@dataclass(slots=True)
-class Candidate:
-    """A root model: ``construct`` builds it afresh at each call, and sets ``how`` to the way that worked."""
-
-    name: str
-    construct: Callable[[], nn.Module]
-    how: str
-    location: Location
-    input_hints: InputHints
-
-
 def candidates(source: SourceFile, module: ModuleType, config: Config) -> list[Candidate]:
     """The models to analyse, in the order of the file; those of the configuration first."""
     specs = [spec for spec in config.models if _same_file(spec.path, source.path)]
     found = [_configured(spec, source, module) for spec in specs]
     if config.only_listed_models:
         return found
-    listed = {spec.name for spec in specs}
+    found += provided.candidates(source, module)
+    listed = {spec.name for spec in specs} | {candidate.name.partition("#")[0] for candidate in found}
     return [*found, *(c for c in _Finder(source, module).candidates() if c.name not in listed)]
 
 
@@ -307,7 +275,7 @@ class _Finder:
             for found in project.constructions(self.execution, names, context) if self.execution is not None else ():
                 way = self._evaluating(found.construction, found.evaluation)
                 try:
-                    model = self._resolving_names(way.run)
+                    model = self._in_session(way.run)
                 except Exception as error:  # user code
                     failure = error
                     continue
@@ -454,7 +422,7 @@ class _Finder:
         failures: list[tuple[int, BaseException]] = []
         for way in ways:
             try:
-                model, entry = with_entry(_as_model(self._resolving_names(way.run)))
+                model, entry = with_entry(_as_model(self._in_session(way.run)))
             except (Exception, SystemExit) as error:
                 failures.append((way.telling, error))
                 if self._initialisation_raised(error):
@@ -475,32 +443,10 @@ class _Finder:
             re.search(r"(?<!_)init(?!__)|reset_param", f.name) is not None and f.name != "__init__" for f in frames[-1:]
         )
 
-    def _resolving_names(self, run: Callable[[], Any]) -> Any:
-        """Run user code; a global that was not computed so far is computed when it turns out to be missing."""
-        tried: set[str] = set()
-        while True:
-            try:
-                if self.execution is None:
-                    return run()
-                with self.execution.session.active():
-                    return run()
-            except NameError as error:
-                owner = _module_of(error) or self.execution
-                if owner is None or not error.name or error.name in tried:
-                    raise
-                tried.add(error.name)
-                owner.ensure([error.name], main=True)
-                if error.name not in owner.module.__dict__:
-                    raise
-
-
-def _module_of(error: BaseException) -> Execution | None:
-    """The execution of the module whose code raised."""
-    last = error.__traceback__
-    while last is not None and last.tb_next is not None:
-        last = last.tb_next
-    found = last.tb_frame.f_globals.get("_initcheck_execution") if last is not None else None
-    return found if isinstance(found, Execution) else None
+    def _in_session(self, run: Callable[[], Any]) -> Any:
+        """Run user code with the project importable."""
+        with self.execution.session.active() if self.execution is not None else contextlib.nullcontext():
+            return run()
 
 
 _MODEL_MAKERS = re.compile(

@@ -103,6 +103,8 @@ class Session(importlib.abc.MetaPathFinder):
     make: Callable[[str], ModuleType]
     execute: Execute
     loaded: set[str] = field(default_factory=set)
+    missing: set[str] = field(default_factory=set)
+    """Packages that the project's files import and that are not installed."""
     _depth: int = 0
 
     def find_spec(

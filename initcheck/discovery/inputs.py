@@ -8,6 +8,8 @@ each shape error (``mending``); it is bounded in trials and in time. Inputs are 
 from __future__ import annotations
 
 import ast
+import contextlib
+import inspect
 import logging
 import re
 import time
@@ -20,11 +22,12 @@ import torch
 from torch import nn
 
 from initcheck.config import InputSpec
-from initcheck.discovery.candidates import Candidate
+from initcheck.discovery.candidate import Candidate
 from initcheck.discovery.constructions import Construction, find
+from initcheck.discovery.declared_shapes import declared_shapes
 from initcheck.discovery.mending import Failure, Memory, mended
 from initcheck.discovery.placeholders import Placeholder
-from initcheck.discovery.proposals import BATCH, Facts, Proposal, proposals, signature
+from initcheck.discovery.proposals import BATCH, Facts, Proposal, filled, proposals, signature
 from initcheck.discovery.specs import describe, generator, materialise, spec_of
 
 MOST_TRIALS = 90
@@ -94,6 +97,13 @@ class _Search:
         spec = self.candidate.input_hints.spec
         if spec is not None and (spec.inputs or spec.keyword_inputs):
             return self._configured(Proposal(tuple(spec.inputs), tuple(spec.keyword_inputs.items())))
+        given = self.candidate.input_hints.given
+        if given is not None:
+            args, kwargs = (
+                tuple(map(self._specified, given[0])),
+                tuple((k, self._specified(v)) for k, v in given[1].items()),
+            )
+            return self._configured(Proposal(args, kwargs))
         shown = list(self._shown())
         for sources in (shown, self._declared(), proposals(self.model, self.facts)):
             found = self._search(sources)
@@ -145,7 +155,7 @@ class _Search:
             yield proposal
 
     def _declared(self) -> Iterator[Proposal]:
-        """``example_input_array`` (Lightning), ``default_cfg`` (timm), ``dummy_inputs`` (transformers)."""
+        """What the model says: example inputs (Lightning, timm, transformers), or its forward: the shapes it names."""
         example = getattr(self.model, "example_input_array", None)
         if example is not None:
             items = example if isinstance(example, tuple) else (example,)
@@ -163,8 +173,19 @@ class _Search:
                 return
             if isinstance(dummy, Mapping):
                 proposal = Proposal((), tuple((key, self._specified(value)) for key, value in dummy.items()))
+                yield from map(self._longer, self._with_batch(proposal))
                 yield from self._with_batch(proposal)
                 yield proposal
+        declared = declared_shapes(self.model, self.facts)
+        if declared:
+            yield filled(self.model, self.facts, declared)
+
+    def _longer(self, proposal: Proposal) -> Proposal:
+        """Token ids of the usual length in place of a few (``dummy_inputs`` has 5 of them)."""
+        for path, spec in proposal.leaves():
+            if spec.dtype == "int64" and len(spec.shape) == 2 and spec.shape[1] < self.facts.length:
+                proposal = proposal.put(path, InputSpec("int64", (spec.shape[0], self.facts.length), spec.high))
+        return proposal
 
     # -- the search -----------------------------------------------------------------------------------------------
 
@@ -256,11 +277,15 @@ class _Search:
 
 
 def _dimensions(candidate: Candidate, model: nn.Module) -> dict[str, int]:
-    """Sizes by name: the constructor's arguments as the way that worked shows them, and the model's own attributes."""
+    """Sizes by name: the constructor's arguments as the way that worked shows them, attributes, the defaults."""
     found = {name: int(value) for name, value in re.findall(r"(\w+)=(\d+)\b", candidate.how)}
     for name, value in vars(model).items():
         if isinstance(value, int) and not isinstance(value, bool) and value > 0 and name[:1] != "_":
             found.setdefault(name, value)
+    with contextlib.suppress(TypeError, ValueError):
+        for parameter in inspect.signature(type(model)).parameters.values():
+            if isinstance(parameter.default, int) and not isinstance(parameter.default, bool):
+                found.setdefault(parameter.name, parameter.default)
     return found
 
 

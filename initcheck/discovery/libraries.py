@@ -11,7 +11,8 @@ from typing import Any
 from torch import nn
 
 from initcheck.config import Config
-from initcheck.discovery.candidates import Candidate, InputHints
+from initcheck.discovery.candidate import Candidate, InputHints
+from initcheck.discovery.compiled_ops import with_declared_ops
 from initcheck.findings import Location
 from initcheck.targets import LibraryTarget
 
@@ -36,7 +37,7 @@ def library_candidates(text: str, config: Config) -> list[Candidate]:
 
 def _library(name: str) -> Any:
     try:
-        return importlib.import_module(name)
+        return with_declared_ops(lambda: importlib.import_module(name))
     except ImportError as error:
         missing = isinstance(error, ModuleNotFoundError) and error.name == name
         reason = "is not installed" if missing else f"cannot be imported: {error}"

@@ -10,6 +10,9 @@ import __future__
 
 import ast
 import builtins
+import contextlib
+import copy
+import functools
 import importlib
 import sys
 import traceback
@@ -19,11 +22,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from initcheck.discovery.compiled_ops import with_declared_ops
 from initcheck.discovery.denied import denied_call
 from initcheck.discovery.importing import Place, Session, forget, is_taken
 from initcheck.discovery.placeholders import Placeholder, loading
 from initcheck.discovery.slicing import Statement, blocks, closure, is_main_guard, statement
 from initcheck.source.file import SourceError, SourceFile
+from initcheck.source.imports import Imports
 from initcheck.source.torch_names import words
 
 
@@ -106,7 +111,7 @@ def _relative_level(tree: ast.Module) -> int:
 def _import_installed(place: Place) -> ModuleType:
     """A file of an installed package is imported as that package's module."""
     try:
-        return importlib.import_module(place.name)
+        return with_declared_ops(lambda: importlib.import_module(place.name))
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt):
             raise
@@ -172,7 +177,7 @@ class Execution:
         self._done: set[int] = set()
         self._flags = _future_flags(source.tree)
         module.__dict__["_initcheck_execution"] = self
-        module.__dict__.setdefault("__builtins__", builtins)
+        module.__dict__["__builtins__"] = _LazyGlobals(self)
 
     def load(self) -> None:
         """Execute definitions and what they need."""
@@ -239,15 +244,18 @@ class Execution:
         return compile(tree, self.source.path, "exec", flags=self._flags, dont_inherit=True)
 
     def _again(self, candidate: Statement) -> bool:
-        """A definition whose decorator fails is had without it; imports inside a block one by one."""
+        """A definition whose decorators fail is had without them, its methods' too; imports in a block one by one."""
         node = candidate.node
-        if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and node.decorator_list:
-            bare = ast.copy_location(type(node)(**{**dict(ast.iter_fields(node)), "decorator_list": []}), node)
-            try:
-                self.execute(bare)
-            except Exception:
-                return False
-            return True
+        if isinstance(node, (ast.ClassDef, ast.FunctionDef)):
+            for methods_too in (False, True):
+                undecorated = _Undecorated(self.source.imports, inner=methods_too)
+                bare = copy.deepcopy(node)
+                undecorated.visit(bare)
+                if undecorated.removed:
+                    with contextlib.suppress(Exception):
+                        self.execute(bare)
+                        return True
+            return False
         imports = [n for n in ast.walk(node) if isinstance(n, (ast.Import, ast.ImportFrom))]
         if isinstance(node, (ast.If, ast.Try)) and imports:
             for inner in imports:
@@ -260,7 +268,7 @@ class Execution:
         for alias in node.names:
             single = ast.copy_location(type(node)(**{**dict(ast.iter_fields(node)), "names": [alias]}), node)
             try:
-                self.execute(single)
+                with_declared_ops(functools.partial(self.execute, single))
             except BaseException as error:
                 if isinstance(error, KeyboardInterrupt):
                     raise
@@ -286,8 +294,53 @@ class Execution:
 
     def _reason(self, error: BaseException) -> str:
         if isinstance(error, ModuleNotFoundError) and error.name:
+            self.session.missing.add(error.name.partition(".")[0])
             return f"the package {error.name.partition('.')[0]!r} is not installed"
         return describe(error, self.source.path)
+
+
+class _Undecorated(ast.NodeTransformer):
+    """Takes the decorators off a definition and, with ``inner``, off what it holds; those of Python itself stay."""
+
+    def __init__(self, imports: Imports, *, inner: bool) -> None:
+        self.imports = imports
+        self.inner = inner
+        self.removed = False
+
+    def visit(self, node: ast.AST) -> ast.AST:
+        if isinstance(node, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+            kept = [d for d in node.decorator_list if self._is_python_s_own(d)]
+            self.removed = self.removed or len(kept) < len(node.decorator_list)
+            node.decorator_list = kept
+            return self.generic_visit(node) if self.inner else node
+        return self.generic_visit(node)
+
+    def _is_python_s_own(self, decorator: ast.expr) -> bool:
+        called = decorator.func if isinstance(decorator, ast.Call) else decorator
+        full = self.imports.resolve(called) or ast.unparse(called)
+        return full in _BUILTIN_DECORATORS or full.partition(".")[0] in _DECORATING_MODULES
+
+
+_BUILTIN_DECORATORS = frozenset({"property", "staticmethod", "classmethod"})
+_DECORATING_MODULES = frozenset({"dataclasses", "functools", "contextlib", "abc", "enum", "typing"})
+
+
+class _LazyGlobals(dict[str, Any]):
+    """A module's builtins, and after these its names that were not computed yet: computed when they are first read.
+
+    Python looks a global up in the module and then here, whoever runs the code: a constructor, a decorator, a forward.
+    """
+
+    def __init__(self, execution: Execution) -> None:
+        super().__init__(vars(builtins))
+        del self["open"]  # it is guarded now and then: looked up at each use
+        self._execution = execution
+
+    def __missing__(self, name: str) -> Any:
+        if hasattr(builtins, name):
+            return getattr(builtins, name)
+        self._execution.ensure([name], main=True)
+        return self._execution.module.__dict__[name]
 
 
 def describe(error: BaseException, path: str) -> str:

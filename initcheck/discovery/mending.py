@@ -6,7 +6,10 @@ table ``_MENDS`` maps the words of an error to its mend.
 
 from __future__ import annotations
 
+import ast
+import inspect
 import linecache
+import os
 import re
 import traceback
 from collections.abc import Callable, Iterator
@@ -33,6 +36,7 @@ from initcheck.discovery.proposals import (
 )
 
 Path = tuple[Any, ...]
+_OWN = os.path.dirname(os.path.dirname(__file__))
 
 
 @dataclass
@@ -59,12 +63,18 @@ class Failure:
         return str(self.error)
 
     @property
+    def lines(self) -> list[str]:
+        """The lines of code outside torch, the innermost first."""
+        return [
+            linecache.getline(frame.filename, frame.lineno or 0).strip()
+            for frame in reversed(traceback.extract_tb(self.error.__traceback__))
+            if "/torch/" not in frame.filename and not frame.filename.startswith(_OWN)
+        ]
+
+    @property
     def line(self) -> str:
-        """The innermost line of code outside torch."""
-        for frame in reversed(traceback.extract_tb(self.error.__traceback__)):
-            if "/torch/" not in frame.filename and "initcheck" not in frame.filename:
-                return linecache.getline(frame.filename, frame.lineno or 0).strip()
-        return ""
+        """The innermost of them."""
+        return next(iter(self.lines), "")
 
 
 def mended(failure: Failure) -> Iterator[Proposal]:
@@ -74,6 +84,7 @@ def mended(failure: Failure) -> Iterator[Proposal]:
         if match is not None:
             yield from mend(failure, match)
             return
+    yield from _asserted(failure)
     if isinstance(failure.error, (AssertionError, ValueError, RuntimeError, IndexError, TypeError)):
         yield from _numbers_in_message(failure)
 
@@ -119,14 +130,19 @@ def _with_size(spec: InputSpec, axis: int, size: int) -> InputSpec:
 
 
 def _splits(failure: Failure, got: int, wanted: int) -> Iterator[Proposal]:
-    """Two feature vectors are concatenated: together they must be ``wanted`` wide."""
-    vectors = [(p, s) for p, s in failure.proposal.leaves() if len(s.shape) == 2 and s.dtype.startswith("float")]
+    """Inputs are concatenated along their channels or features: together they must be ``wanted`` wide."""
+    leaves = [(p, s) for p, s in failure.proposal.leaves() if len(s.shape) >= 2 and s.dtype.startswith("float")]
+    vectors = [leaf for leaf in leaves if len(leaf[1].shape) == 2]
     if len(vectors) == 2 and sum(spec.shape[1] for _, spec in vectors) == got and wanted > 1:
         (one, first), (other, second) = vectors
         for size in dict.fromkeys((wanted // 3 or 1, 1, 2, wanted // 2)):
             if 0 < size < wanted:
                 changed = failure.proposal.put(one, _with_size(first, 1, wanted - size))
                 yield changed.put(other, _with_size(second, 1, size))
+    for path, spec in reversed(leaves):
+        axis = 1 if len(spec.shape) >= 4 else -1
+        if spec.shape[axis] + wanted - got > 0:
+            yield failure.proposal.put(path, _with_size(spec, axis, spec.shape[axis] + wanted - got))
 
 
 def _image_sizes(failure: Failure, got: int, wanted: int) -> Iterator[Proposal]:
@@ -186,10 +202,23 @@ def _view(failure: Failure, match: re.Match[str]) -> Iterator[Proposal]:
     for size in sizes:
         wanted *= size if size > 0 else 1
     batch = failure.facts.batch
+    if len(sizes) >= 3:
+        yield from _as_sequences(failure)
     if sizes and sizes[0] != batch and total % batch == 0:
         yield from _got_wanted(failure, total // batch, wanted)
     elif sizes and total % batch == 0 and wanted % batch == 0:
         yield from _got_wanted(failure, total // batch, wanted // batch)
+
+
+def _as_sequences(failure: Failure) -> Iterator[Proposal]:
+    """Features become sequences of such, in all inputs at once: attention splits them into heads."""
+    changed = failure.proposal
+    for path, spec in failure.proposal.leaves():
+        if len(spec.shape) == 2 and spec.dtype.startswith("float"):
+            shape = (spec.shape[0], failure.facts.length, spec.shape[1])
+            changed = changed.put(path, replace(spec, shape=shape))
+    if changed != failure.proposal:
+        yield changed
 
 
 def _channels(failure: Failure, match: re.Match[str]) -> Iterator[Proposal]:
@@ -263,6 +292,68 @@ def _hidden(failure: Failure, match: re.Match[str]) -> Iterator[Proposal]:
             yield failure.proposal.put(path, replace(spec, shape=(spec.shape[1], spec.shape[0], *spec.shape[2:])))
 
 
+def _asserted(failure: Failure) -> Iterator[Proposal]:
+    """``assert C == self.channels``: both sides, evaluated where it failed, say what came and what is wanted."""
+    for got, operator, wanted in failed_comparisons(failure.error):
+        if isinstance(operator, (ast.LtE, ast.Lt)) and got > wanted:
+            wanted -= isinstance(operator, ast.Lt)
+        elif isinstance(operator, (ast.GtE, ast.Gt)) and got < wanted:
+            wanted += isinstance(operator, ast.Gt)
+        elif not isinstance(operator, ast.Eq) or got == wanted:
+            continue
+        yield from _axes_said(failure, got, wanted)
+        yield from _got_wanted(failure, got, wanted)
+        yield from _got_wanted(failure, wanted, got)
+
+
+def _axes_said(failure: Failure, got: int, wanted: int) -> Iterator[Proposal]:
+    """The axis that the failing line itself names: ``x.shape[0] == 1``, ``x.size(1)``, ``x.dim() == 3``."""
+    arguments = signature(failure.model)
+    for path, spec in failure.proposal.leaves():
+        name = re.escape(_name_of(path, arguments))
+        axis = re.search(rf"\b{name}\.(?:shape\[|size\()(-?\d+)[\])]", failure.line)
+        if axis is not None and -len(spec.shape) <= int(axis[1]) < len(spec.shape) and wanted > 0:
+            if spec.shape[int(axis[1])] == got:
+                yield failure.proposal.put(path, _with_size(spec, int(axis[1]), wanted))
+        elif re.search(rf"\b{name}\.(ndim|dim\(\))|len\({name}\.(shape|size\(\))\)", failure.line):
+            yield from _rank(failure, wanted)
+
+
+def failed_comparisons(error: Exception) -> Iterator[tuple[int, ast.cmpop, int]]:
+    """The comparisons of whole numbers in an ``assert`` that failed: (left, operator, right)."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if not isinstance(error, AssertionError) or trace is None:
+        return
+    frame = trace.tb_frame
+    try:
+        tree = ast.parse(linecache.getline(frame.f_code.co_filename, trace.tb_lineno).strip())
+    except SyntaxError:
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Compare) and len(node.ops) == 1:
+            sides = [_number(side, frame) for side in (node.left, node.comparators[0])]
+            if sides[0] is not None and sides[1] is not None:
+                yield sides[0], node.ops[0], sides[1]
+                modulus = node.left
+                if isinstance(modulus, ast.BinOp) and isinstance(modulus.op, ast.Mod) and sides[1] == 0:
+                    size, unit = _number(modulus.left, frame), _number(modulus.right, frame)
+                    if size and unit:
+                        yield size, ast.Eq(), size + unit - size % unit
+
+
+def _number(side: ast.expr, frame: Any) -> int | None:
+    """The whole number that an expression of the user's gives in the frame that raised."""
+    if any(isinstance(node, (ast.Await, ast.NamedExpr, ast.Yield)) for node in ast.walk(side)):
+        return None
+    try:
+        value = eval(compile(ast.Expression(side), "<assertion>", "eval"), frame.f_globals, dict(frame.f_locals))
+        return int(value) if isinstance(value, int) and not isinstance(value, bool) else None
+    except Exception:  # the user's own expression
+        return None
+
+
 def _numbers_in_message(failure: Failure) -> Iterator[Proposal]:
     """An assertion that names sizes: one of them is the input's, another one is wanted."""
     text = failure.message
@@ -294,11 +385,7 @@ def _shorter(failure: Failure) -> Iterator[Proposal]:
 def _rank(failure: Failure, rank: int) -> Iterator[Proposal]:
     """The inputs again, with ``rank`` axes; first the one that the failing line names."""
     facts = failure.facts
-    named = set(re.findall(r"\w+", failure.line))
-    arguments = signature(failure.model)
-    leaves = failure.proposal.leaves()
-    leaves.sort(key=lambda leaf: _name_of(leaf[0], arguments) not in named)
-    for path, spec in leaves:
+    for path, spec in _named_first(failure):
         if len(spec.shape) == rank:
             continue
         for like in first_layers(facts):
@@ -316,6 +403,18 @@ def _rank(failure: Failure, rank: int) -> Iterator[Proposal]:
             yield failure.proposal.put(path, replace(spec, shape=shape[:rank]))
         elif rank == 4:
             yield failure.proposal.put(path, floats(B, 3, facts.sizes[0], facts.sizes[0]))
+
+
+def _named_first(failure: Failure) -> list[tuple[Path, InputSpec]]:
+    """The inputs; those first that stand on the lines of user code on the way to the error, innermost first."""
+    arguments = signature(failure.model)
+    lines = failure.lines
+
+    def distance(leaf: tuple[Path, InputSpec]) -> int:
+        name = _name_of(leaf[0], arguments)
+        return next((i for i, line in enumerate(lines) if re.search(rf"\b{re.escape(name)}\b", line)), len(lines))
+
+    return sorted(failure.proposal.leaves(), key=distance)
 
 
 def _name_of(path: Path, arguments: list[Argument]) -> str:
@@ -379,7 +478,7 @@ def _unpacked(failure: Failure, match: re.Match[str]) -> Iterator[Proposal]:
 def _to_ids(failure: Failure, match: re.Match[str]) -> Iterator[Proposal]:
     """Something is used as indices."""
     facts = failure.facts
-    for path, spec in failure.proposal.leaves():
+    for path, spec in _named_first(failure):
         if not spec.dtype.startswith("int"):
             shape = spec.shape if len(spec.shape) <= 2 and spec.shape[-1] <= 64 else (facts.batch, facts.length)
             yield failure.proposal.put(path, ids(facts.vocabulary, *shape))
@@ -500,7 +599,12 @@ def _one_sample(failure: Failure, match: re.Match[str]) -> Iterator[Proposal]:
 
 
 def _missing_key(failure: Failure, match: re.Match[str]) -> Iterator[Proposal]:
-    """A dict input lacks a key."""
+    """A dict input, or ``**kwargs``, lacks a key."""
+    if any(p.kind is p.VAR_KEYWORD for p in inspect.signature(failure.model.forward).parameters.values()):
+        given = dict(failure.proposal.kwargs)
+        for value in options(Argument(match[1], True), failure.model, failure.facts, 1)[:3]:
+            if match[1] not in given and value is not None:
+                yield replace(failure.proposal, kwargs=(*failure.proposal.kwargs, (match[1], value)))
     for path, value in _dicts(failure.proposal):
         if match[1] not in value and value:
             yield failure.proposal.put(path, {**value, match[1]: next(iter(value.values()))})

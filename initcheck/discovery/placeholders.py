@@ -94,11 +94,16 @@ def _base_class(name: str, reason: str) -> type:
     def refuse(self: Any, *args: Any, **kwargs: Any) -> NoReturn:
         raise NotAvailableError(f"{type(self).__name__} derives from {name}, which is not available: {reason}")
 
-    is_module = last.endswith(("Module", "Model", "Layer", "Net")) and name.partition(".")[0] not in _OTHER_FRAMEWORKS
+    is_module = (
+        last.endswith(("Module", "Model", "Layer", "Net"))
+        and last not in _OTHER_MODULES
+        and name.partition(".")[0] not in _OTHER_FRAMEWORKS
+    )
     bases = (nn.Module,) if is_module else ()
     return type(last, bases, {"__init__": refuse, "__module__": name.rpartition(".")[0] or name})
 
 
+_OTHER_MODULES = frozenset({"LightningDataModule", "BaseModel", "RootModel"})
 _OTHER_FRAMEWORKS = frozenset(
     {"flax", "haiku", "equinox", "jax", "tensorflow", "keras", "mindspore", "paddle", "mxnet"}
 )

@@ -44,7 +44,7 @@ def constructions(execution: Execution, names: set[str], context: Context) -> It
             module, _, name = (full or "").rpartition(".")
             return name in names and module.lstrip(".").rpartition(".")[2] in (own.stem, own.parent.name)
 
-        found = find(source.tree, wanted, lambda scope: bool(scope.owner))
+        found = find(source.tree, wanted, lambda scope: False)  # those in methods come last
         if found:
             module = LoadedModule(f"_initcheck_project_{path.stem}")
             module.__file__ = str(path)

@@ -389,6 +389,19 @@ def proposals(model: nn.Module, facts: Facts) -> Iterator[Proposal]:
             yield _call(arguments, combination)
 
 
+def filled(model: nn.Module, facts: Facts, known: Mapping[str, InputSpec]) -> Proposal:
+    """A call with these inputs by parameter name, and the likeliest values for what else forward requires."""
+    arguments = [a for a in signature(model) if a.required or a.name in known]
+    values = [
+        known[argument.name] if argument.name in known else options(argument, model, facts, position)[0]
+        for position, argument in enumerate(arguments)
+    ]
+    positional = sum(argument.required for argument in arguments)
+    call = _call(arguments[:positional], tuple(values[:positional]))
+    optional = tuple((a.name, v) for a, v in zip(arguments[positional:], values[positional:], strict=True))
+    return Proposal(call.args, (*call.kwargs, *optional))
+
+
 def _call(arguments: list[Argument], values: tuple[Any, ...]) -> Proposal:
     given = list(zip(arguments, values, strict=True))
     positional = tuple(value for argument, value in given if not argument.keyword_only)

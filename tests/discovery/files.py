@@ -10,7 +10,8 @@ from types import ModuleType
 from torch import nn
 
 from initcheck.config import Config
-from initcheck.discovery.candidates import Candidate, candidates
+from initcheck.discovery.candidate import Candidate
+from initcheck.discovery.candidates import candidates
 from initcheck.discovery.inputs import Inputs, find_inputs
 from initcheck.discovery.loader import load
 from initcheck.source.file import SourceFile
