@@ -40,6 +40,8 @@ class InputHints:
     evaluation: Evaluation | None = None
     class_name: str = ""
     context: synthesis.Context | None = None
+    elsewhere: tuple[SourceFile, Evaluation, set[str]] | None = None
+    """Another file of the project that makes it: calls there of these variables show its inputs too."""
     given: tuple[tuple[Any, ...], Mapping[str, Any]] | None = None
     """Positional and keyword inputs that the file itself hands over with the model."""
 

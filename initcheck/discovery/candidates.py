@@ -208,15 +208,15 @@ class _Finder:
         ]
         private = self.definitions.helpers
         open_makers = [m for m in makers if m not in private and _optional_only(self.module.__dict__.get(m))]
+        hints = InputHints(None, self._held(found) | {name}, self.source, self.module, evaluation, name, context)
         with_init = [c for c in found if c.runs_init]
         ways = list(self._evaluated(with_init, evaluation))
         ways += [_plain_call(self.module.__dict__[m], m) for m in self._by_init(open_makers)]
         ways += self._evaluated([c for c in found if not c.runs_init], evaluation)
-        if not ways and not _optional_only(target):
-            ways.append(self._in_project({name, *makers}, context))
+        if not ways and (_passes_on(target) or not _optional_only(target)):
+            ways.append(self._in_project({name, *makers}, context, hints))
         ways += list(self._calls_of(name, node, target, set(), context))
         location = self.source.class_location(name) or Location(self.source.path, node.lineno)
-        hints = InputHints(None, self._held(found) | {name}, self.source, self.module, evaluation, name, context)
         distinct = self._distinct(found)
         if len(distinct) < 2:
             return [self._candidate(name, ways, location, hints)]
@@ -259,15 +259,16 @@ class _Finder:
     ) -> Iterator[_Way]:
         if _optional_only(target):
             yield _plain_call(target, name)
-            return
+            if not _passes_on(target):
+                return
         yield self._guessed(name, target, node, context)
         for maker, makes in self.factories.items():
             if makes == name and maker not in exclude and not _optional_only(self.module.__dict__.get(maker)):
                 function = self.definitions.functions[maker]
                 yield self._guessed(maker, self.module.__dict__.get(maker), function, context)
 
-    def _in_project(self, names: set[str], context: synthesis.Context) -> _Way:
-        """The first construction in other files of the project that works."""
+    def _in_project(self, names: set[str], context: synthesis.Context, hints: InputHints) -> _Way:
+        """The first construction in other files of the project that works; their calls show its inputs."""
         worked: list[str] = []
 
         def run() -> Any:
@@ -275,15 +276,23 @@ class _Finder:
             for found in project.constructions(self.execution, names, context) if self.execution is not None else ():
                 way = self._evaluating(found.construction, found.evaluation)
                 try:
-                    model = self._in_session(way.run)
+                    model = _as_model(self._in_session(way.run))
                 except Exception as error:  # user code
                     failure = error
                     continue
-                worked[:] = [f"{way.text()} in {Path(found.path).name}"]
+                if not self._is_own(model):
+                    continue  # another one of that name
+                worked[:] = [f"{way.text()} in {Path(found.source.path).name}"]
+                hints.elsewhere = (found.source, found.evaluation, self._held([found.construction]))
                 return model
             raise failure
 
         return _Way(run, lambda: worked[0], telling=0)
+
+    def _is_own(self, model: nn.Module) -> bool:
+        """Whether a class of this file has a part in a model."""
+        own = {self.module.__dict__.get(name) for name in self.definitions.modules}
+        return any(type(part) in own for part in model.modules())
 
     def _guessed(self, name: str, target: Any, node: Any, context: synthesis.Context) -> _Way:
         given: dict[str, Any] = {}
@@ -483,6 +492,15 @@ def _optional_only(target: Any) -> bool:
         return False
     variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     return all(p.default is not p.empty or p.kind in variadic for p in signature.parameters.values())
+
+
+def _passes_on(target: Any) -> bool:
+    """Whether a constructor only hands ``*args, **kwargs`` on: what it needs is said elsewhere."""
+    try:
+        kinds = {p.kind for p in inspect.signature(target).parameters.values()}
+    except (TypeError, ValueError):
+        return False
+    return bool(kinds) and kinds <= {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
 
 
 def _plain_call(target: Any, name: str) -> _Way:

@@ -13,6 +13,7 @@ from typing import Any
 from torch import nn
 
 from initcheck.discovery import synthesis
+from initcheck.discovery.conventions import UNKNOWN, by_name
 from initcheck.discovery.loader import line_in
 from initcheck.discovery.placeholders import NotAvailableError, Placeholder
 
@@ -65,6 +66,7 @@ class Guesses:
         if isinstance(error, AssertionError):
             yield from self._satisfying(given, error)
         message = str(error)
+        yield from self._supplied(given, message)
         names = self._named(error, given) or list(given)
         for name in names:
             value = given[name]
@@ -74,6 +76,14 @@ class Guesses:
                 if re.search(pattern, message) or (pattern == "" and isinstance(error, AssertionError)):
                     for other in mend(value, name, self.context):
                         yield {**given, name: other}
+
+    def _supplied(self, given: dict[str, Any], message: str) -> Iterator[dict[str, Any]]:
+        """With values for optional parameters that the message names: ``depth and heads must be supplied``."""
+        words = set(re.findall(r"\w+", message))
+        optional = [p for p in synthesis.parameters(self.target, self.node) if not p.required and p.default is None]
+        named = {p.name: by_name(p.name) for p in optional if p.name in words and p.name not in given}
+        if named and UNKNOWN not in named.values():
+            yield {**given, **named}
 
     def _satisfying(self, given: dict[str, Any], error: BaseException) -> Iterator[dict[str, Any]]:
         """Arguments for which the assertion that failed holds, if it speaks of arguments only."""
@@ -141,6 +151,11 @@ def _to_list(value: Any, name: str, context: synthesis.Context) -> Iterator[Any]
         yield [value] * 2
 
 
+def _to_tuple(value: Any, name: str, context: synthesis.Context) -> Iterator[Any]:
+    for made in _to_list(value, name, context):
+        yield tuple(made)
+
+
 def _to_number(value: Any, name: str, context: synthesis.Context) -> Iterator[Any]:
     if isinstance(value, (list, tuple)) and value:
         yield value[0]
@@ -174,6 +189,7 @@ def _to_none(value: Any, name: str, context: synthesis.Context) -> Iterator[Any]
 
 _MENDS: tuple[tuple[str, Callable[[Any, str, synthesis.Context], Iterator[Any]]], ...] = (
     (r"not iterable|has no len|not subscriptable|cannot unpack|can only concatenate list", _to_list),
+    (r"(needs to|must|should|has to) be an? tuple|must be tuple|expected tuple", _to_tuple),
     (r"not callable", _to_type),
     (r"object has no attribute", _to_settings),
     (r"indices must be|not 'str'|must be str|has no value for", _to_settings),

@@ -16,6 +16,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any, Protocol
 
 import torch
@@ -23,15 +24,17 @@ from torch import nn
 
 from initcheck.config import InputSpec
 from initcheck.discovery.candidate import Candidate
-from initcheck.discovery.constructions import Construction, find
+from initcheck.discovery.constructions import Construction, Evaluation, find
 from initcheck.discovery.declared_shapes import declared_shapes
 from initcheck.discovery.mending import Failure, Memory, mended
 from initcheck.discovery.placeholders import Placeholder
 from initcheck.discovery.proposals import BATCH, Facts, Proposal, filled, proposals, signature
 from initcheck.discovery.specs import describe, generator, materialise, spec_of
+from initcheck.source.file import SourceFile
 
 MOST_TRIALS = 90
-MOST_SECONDS = 12.0
+_MOST_FROM_ONE = 30  # trials that one proposal and its mends may take
+MOST_SECONDS = 12.0  # of processor time: other work on the machine changes no result
 _MOST_MENDS = 8  # of one failure
 _DEEPEST = 7  # mends of mends
 
@@ -86,12 +89,12 @@ class _Search:
         hints = candidate.input_hints
         self.text = hints.source.text if hints.source is not None else ""
         environment = hints.context.environment if hints.context is not None else None
-        self.facts = Facts.of(model, self.text, _dimensions(candidate, model), environment)
+        self.facts = Facts.of(model, self.text, _dimensions(candidate, model), environment, _named_shapes(hints.module))
         self.memory = Memory()
         self.tried: dict[str, str] = {}
         self.first_error: Exception | None = None
         self.accepted: list[Proposal] = []
-        self.deadline = time.monotonic() + MOST_SECONDS
+        self.deadline = time.process_time() + MOST_SECONDS
 
     def run(self) -> Inputs:
         spec = self.candidate.input_hints.spec
@@ -135,9 +138,8 @@ class _Search:
 
     def _specified(self, value: Any) -> Any:
         if isinstance(value, torch.Tensor):
-            return spec_of(
-                value, self.facts.vocabulary if value.dtype == torch.int64 and self.facts.vocabulary > 2 else None
-            )
+            tables = [layer for layer in self.facts.layers if isinstance(layer, nn.Embedding)]
+            return spec_of(value, tables[0].num_embeddings if value.dtype == torch.int64 and len(tables) == 1 else None)
         if isinstance(value, (tuple, list)):
             return tuple(self._specified(item) for item in value)
         if isinstance(value, Mapping):
@@ -192,15 +194,16 @@ class _Search:
     def _search(self, sources: Iterator[Proposal] | list[Proposal]) -> Proposal | None:
         """The first proposal that runs and whose output keeps the batch; mends of a failure are tried next."""
         queue: deque[tuple[Proposal, int]] = deque()
-        fresh = iter(sources)
-        while len(self.tried) < MOST_TRIALS and time.monotonic() < self.deadline:
-            if queue:
+        fresh, begun = iter(sources), 0
+        while len(self.tried) < MOST_TRIALS and time.process_time() < self.deadline:
+            if queue and len(self.tried) < begun + _MOST_FROM_ONE:
                 proposal, depth = queue.popleft()
             else:
                 following = next(fresh, None)
                 if following is None:
                     return None
-                proposal, depth = following, 0
+                proposal, depth, begun = following, 0, len(self.tried)
+                queue.clear()
             if _text(proposal) in self.tried or not _small(proposal):
                 continue
             outcome = self._attempt(proposal)
@@ -289,13 +292,34 @@ def _dimensions(candidate: Candidate, model: nn.Module) -> dict[str, int]:
     return found
 
 
+_SHAPE_NAME = re.compile(r"(img|image|input|in|x|obs|data)_?(shape|size|dims?)", re.IGNORECASE)
+
+
+def _named_shapes(module: ModuleType | None) -> tuple[tuple[int, ...], ...]:
+    """Shapes of one sample that the file's constants name: ``img_shape = (1, 28, 28)``."""
+    values = (
+        [value for name, value in vars(module).items() if _SHAPE_NAME.fullmatch(name)] if module is not None else []
+    )
+    return tuple(
+        tuple(value)
+        for value in values
+        if isinstance(value, (tuple, list)) and 2 <= len(value) <= 4 and all(type(n) is int and n > 0 for n in value)
+    )
+
+
 def shown_calls(candidate: Candidate) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
     """Arguments of the calls of a model in its file, evaluated; those that need data are passed over."""
     hints = candidate.input_hints
-    if hints.source is None or hints.evaluation is None:
-        return
-    evaluation = hints.evaluation
-    names = {name for name in hints.names if name}
+    if hints.source is not None and hints.evaluation is not None:
+        yield from _shown_in(hints.source, hints.evaluation, hints.names, candidate)
+    if hints.elsewhere is not None:
+        yield from _shown_in(*hints.elsewhere, candidate)
+
+
+def _shown_in(
+    source: SourceFile, evaluation: Evaluation, held: set[str], candidate: Candidate
+) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
+    names = {name for name in held if name}
 
     def wanted(call: ast.Call) -> bool:
         func = call.func
@@ -303,11 +327,10 @@ def shown_calls(candidate: Candidate) -> Iterator[tuple[tuple[Any, ...], dict[st
             return ast.unparse(func.func) in names
         return ast.unparse(func) in names and not _is_definition(ast.unparse(func), candidate)
 
-    found = [
-        c for c in find(hints.source.tree, wanted, lambda scope: bool(scope.owner)) if c.call.args or c.call.keywords
-    ]
+    found = [c for c in find(source.tree, wanted, lambda scope: bool(scope.owner)) if c.call.args or c.call.keywords]
     for construction in found[:6]:
         with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # the same ids at each run
             values = _evaluate(construction, evaluation)
         if values is not None:
             yield values
@@ -360,7 +383,7 @@ _INCONCLUSIVE = (
 
 def _inconclusive(error: Exception) -> bool:
     """Fake tensors cannot follow the forward any further: the inputs themselves were fine so far."""
-    return type(error).__name__ in _INCONCLUSIVE
+    return type(error).__name__ in _INCONCLUSIVE or "not supported for tensor subclasses" in str(error)
 
 
 def _small(proposal: Proposal) -> bool:

@@ -22,6 +22,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import torch
+
 from initcheck.discovery.compiled_ops import with_declared_ops
 from initcheck.discovery.denied import denied_call
 from initcheck.discovery.importing import Place, Session, forget, is_taken
@@ -212,7 +214,8 @@ class Execution:
 
     def _run(self, indices: Iterable[int], every: Sequence[Statement] | None = None) -> None:
         every = self.statements if every is None else every
-        with loading():
+        with loading(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # example inputs at module level are the same at each run
             for index in sorted(indices):
                 if index not in self._done:
                     self._done.add(index)

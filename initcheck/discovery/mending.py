@@ -33,6 +33,7 @@ from initcheck.discovery.proposals import (
     ids,
     options,
     signature,
+    volumes,
 )
 
 Path = tuple[Any, ...]
@@ -101,6 +102,12 @@ def _got_wanted(failure: Failure, got: int, wanted: int) -> Iterator[Proposal]:
             for axis in range(len(spec.shape) - 1, 0, -1):
                 if spec.shape[axis] == got and not _is_side(spec, axis):
                     yield proposal.put(path, _with_size(spec, axis, wanted))
+    for path, spec in leaves:  # patches of an image hold all of its channels
+        if len(spec.shape) in (4, 5) and spec.shape[1] * wanted % got == 0:
+            channels = spec.shape[1] * wanted // got
+            if channels != spec.shape[1] and channels in (1, 2, 3, 4, 6):
+                yield proposal.put(path, _with_size(spec, 1, channels))
+    yield from _flattened(failure, got, wanted)
     yield from _image_sizes(failure, got, wanted)
     for path, spec in leaves:
         if spec.dtype.startswith("float") and len(spec.shape) in (2, 3):
@@ -116,6 +123,22 @@ def _got_wanted(failure: Failure, got: int, wanted: int) -> Iterator[Proposal]:
             yield proposal.put(path, InputSpec(spec.dtype, (*spec.shape[:-1], wanted)))
         elif spec.dtype.startswith("float") and len(spec.shape) == 2:
             yield proposal.put(path, InputSpec(spec.dtype, (*spec.shape, wanted)))
+
+
+def _flattened(failure: Failure, got: int, wanted: int) -> Iterator[Proposal]:
+    """An image is flattened, perhaps beside other features: another number of channels, or another side."""
+    for path, spec in failure.proposal.leaves():
+        if len(spec.shape) != 4 or spec.shape[2] != spec.shape[3]:
+            continue
+        channels, side = spec.shape[1], spec.shape[2]
+        pixels = wanted - (got - channels * side * side)
+        if got >= channels * side * side and pixels > 0:
+            if pixels % (side * side) == 0 and pixels // (side * side) in (1, 2, 3, 4):
+                yield failure.proposal.put(path, _with_size(spec, 1, pixels // (side * side)))
+            for count in (channels, 1, 3):
+                root = round((pixels / count) ** 0.5)
+                if root * root * count == pixels and root >= 8:
+                    yield failure.proposal.put(path, replace(spec, shape=(spec.shape[0], count, root, root)))
 
 
 def _is_side(spec: InputSpec, axis: int) -> bool:
@@ -231,12 +254,20 @@ def _channels(failure: Failure, match: re.Match[str]) -> Iterator[Proposal]:
             yield failure.proposal.put(path, replace(spec, shape=(spec.shape[0], *spec.shape[2:], wanted)))
         if len(spec.shape) >= 3 and spec.shape[-1] == got:
             yield failure.proposal.put(path, _with_size(spec, -1, wanted))
+    if len(failure.proposal.leaves()) > 1:
+        yield from _splits(failure, got, wanted)
     yield from _got_wanted(failure, got, wanted)
 
 
 def _broadcast(failure: Failure, match: re.Match[str]) -> Iterator[Proposal]:
     """Either side of ``a must match b`` may be the input's: token counts, image sizes, features."""
     one, other = int(match[1]), int(match[2])
+    images = [leaf for leaf in failure.proposal.leaves() if len(leaf[1].shape) == 4 and _is_side(leaf[1], 2)]
+    for path, spec in images if len(images) > 1 else ():  # a large image and a small one
+        for got, wanted in ((one, other), (other, one)):
+            side = spec.shape[2] * wanted // max(got, 1)
+            if spec.shape[2] * wanted % max(got, 1) == 0 and 4 <= side <= 512:
+                yield failure.proposal.put(path, replace(spec, shape=(*spec.shape[:2], side, side)))
     for got, wanted in ((one, other), (other, one)):
         for path, spec in failure.proposal.leaves():
             for axis in range(1, len(spec.shape)):
@@ -403,6 +434,8 @@ def _rank(failure: Failure, rank: int) -> Iterator[Proposal]:
             yield failure.proposal.put(path, replace(spec, shape=shape[:rank]))
         elif rank == 4:
             yield failure.proposal.put(path, floats(B, 3, facts.sizes[0], facts.sizes[0]))
+        elif rank == 5:
+            yield failure.proposal.put(path, volumes(facts))
 
 
 def _named_first(failure: Failure) -> list[tuple[Path, InputSpec]]:
@@ -436,6 +469,12 @@ def _model_width(failure: Failure, match: re.Match[str]) -> Iterator[Proposal]:
     for path, spec in failure.proposal.leaves():
         if widths and spec.dtype.startswith("float"):
             yield failure.proposal.put(path, _with_size(spec, -1, widths[0]))
+
+
+def _same_rank(failure: Failure, match: re.Match[str]) -> Iterator[Proposal]:
+    """Inputs of different rank are concatenated."""
+    for rank in sorted({int(match[1]), int(match[2])}, reverse=True):
+        yield from _rank(failure, rank)
 
 
 def _rank_of_dims(failure: Failure, match: re.Match[str]) -> Iterator[Proposal]:
@@ -483,6 +522,15 @@ def _to_ids(failure: Failure, match: re.Match[str]) -> Iterator[Proposal]:
             shape = spec.shape if len(spec.shape) <= 2 and spec.shape[-1] <= 64 else (facts.batch, facts.length)
             yield failure.proposal.put(path, ids(facts.vocabulary, *shape))
             yield failure.proposal.put(path, ids(facts.vocabulary, facts.batch))
+
+
+def _smaller_ids(failure: Failure, match: re.Match[str]) -> Iterator[Proposal]:
+    """An id is larger than its table: segments, tags and tokens have tables of their own."""
+    tables = sorted({m.num_embeddings for m in failure.model.modules() if isinstance(m, nn.Embedding)}, reverse=True)
+    for path, spec in _named_first(failure):
+        for size in tables:
+            if spec.high is not None and 1 < size < spec.high:
+                yield failure.proposal.put(path, replace(spec, high=size))
 
 
 def _to_floats(failure: Failure, match: re.Match[str]) -> Iterator[Proposal]:
@@ -586,7 +634,7 @@ def _as_dict(failure: Failure, path: Path, spec: InputSpec, name: str) -> Iterat
 
 def _image_rank(failure: Failure, match: re.Match[str]) -> Iterator[Proposal]:
     """A lookup by the number of axes."""
-    for rank in (4, 3, 2):
+    for rank in (4, 3, 2, 5):
         yield from _rank(failure, rank)
 
 
@@ -631,6 +679,8 @@ _MENDS: tuple[tuple[str, Callable[[Failure, re.Match[str]], Iterator[Proposal]]]
     (r"running_mean should contain (\d+) elements not (\d+)", _matmul),
     (r"Expected hidden(?:\[\d\])? size \(([\d, ]+)\), got [\[(]+([\d, ]+)", _hidden),
     (r"[Ee]xpected .*?\d-?D .*?input|[Ee]xpected input to be|to be 2-?D or 3-?D", _rank_text),
+    (r"Number of dimensions of tensors must match. Expected (\d)-D.*?got (\d)-D", _same_rank),
+    (r"index out of range in self", _smaller_ids),
     (r"input.dim\(\) = (\d+) is not equal to len\(dims\) = (\d+)", _rank_of_dims),
     (r"(Wrong shape): expected (\d+) dims", _rank_of_dims),
     (r"(?:not enough values|too many values) to unpack \(expected (\d+)", _unpacked),

@@ -56,12 +56,19 @@ class Facts:
     dimensions: Mapping[str, int] = field(default_factory=dict)
     dtype: str = "float32"
     environment: Environment | None = None
+    shapes: tuple[tuple[int, ...], ...] = ()
+    """Shapes of one sample that the file names (``img_shape``)."""
 
     @classmethod
     def of(
-        cls, model: nn.Module, text: str, dimensions: Mapping[str, int], environment: Environment | None = None
+        cls,
+        model: nn.Module,
+        text: str,
+        dimensions: Mapping[str, int],
+        environment: Environment | None = None,
+        shapes: tuple[tuple[int, ...], ...] = (),
     ) -> Facts:
-        """Of a model, the source text around it, named dimensions (its constructor's arguments) and its environment."""
+        """Of a model, the text around it, named dimensions (its constructor's arguments), environment and shapes."""
         layers = [m for m in model.modules() if isinstance(m, _KNOWN)]
         count = sum(p.numel() for p in model.parameters())
         tables = [m.num_embeddings for m in layers if isinstance(m, nn.Embedding)]
@@ -75,6 +82,7 @@ class Facts:
             dimensions=dimensions,
             dtype=dtypes[0] if dtypes else "float32",
             environment=environment,
+            shapes=shapes,
         )
 
 
@@ -143,6 +151,8 @@ def layer_inputs(layer: nn.Module, facts: Facts) -> list[InputSpec]:
     if isinstance(layer, nn.RNNBase):
         order = (B, T) if layer.batch_first else (T, B)
         return [floats(*order, layer.input_size)]
+    if isinstance(layer, nn.RNNCellBase) and layer.input_size == 1:
+        return [floats(B, T), floats(B, T, 1), floats(B, 1)]  # a loop over the numbers of a series
     if isinstance(layer, nn.RNNCellBase):
         return [floats(B, layer.input_size), floats(B, T, layer.input_size), floats(B, T)]
     if isinstance(layer, nn.MultiheadAttention):
@@ -177,7 +187,7 @@ def first_layers(facts: Facts) -> list[InputSpec]:
         key = f"{type(layer).__name__}{getattr(layer, 'in_features', getattr(layer, 'in_channels', ''))}"
         if key not in seen and len(seen) < 6:
             seen.add(key)
-            found += layer_inputs(layer, facts)
+            found += layer_inputs(layer, facts)[: 2 if isinstance(layer, nn.Linear) and layer is not first else None]
     if isinstance(first, nn.Linear) and not any(isinstance(m, nn.Embedding) for m in facts.layers):
         found = layer_inputs(first, facts)[:2] + found
     return list(dict.fromkeys(found))
@@ -228,6 +238,7 @@ _TOKENS = re.compile(
     r"(\w*input_?)?ids|idxs?|tok(en)?s?|token_ids|src|tgt|trg|text|captions?|words?|sent(ence)?s?|(in_?)?seqs?|sequences?|source|prompt|in_idx|utterances?"
 )
 _IMAGE = re.compile(r"im(g|age)s?|pixel_values|frames?|pictures?|input_images?|photos?")
+_VIDEO = re.compile(r"videos?|volumes?|clips?|vid|vol")
 _MASK = re.compile(r"\w*mask\w*|\w*padding")
 _STATE = re.compile(
     r"h|hx|hc|h_?0|c_?0|hiddens?|(prev_|init_|last_)?(hidden|lstm|rnn|cell)(_states?|_cells?)?|states|hxs|rnn_hxs|lstm_state|memory_state"
@@ -252,6 +263,10 @@ def options(argument: Argument, model: nn.Module, facts: Facts, position: int) -
     if _IMAGE.fullmatch(low) and not any(len(spec.shape) == 4 for spec in primary):
         channels = next((v for k, v in facts.dimensions.items() if re.fullmatch(r"(in_)?chan(nel)?s|in_chans", k)), 3)
         primary = [*(floats(B, channels, size, size) for size in facts.sizes), *primary]
+    if position == 0 or _IMAGE.fullmatch(low):
+        primary = [*_fitting_shapes(model, facts, primary, low), *primary]
+    if _VIDEO.fullmatch(low) and not any(len(spec.shape) == 5 for spec in primary):
+        primary = [volumes(facts), *primary]
     named = [floats(B, size) for key, size in facts.dimensions.items() if _stem(key) == _stem(low)]
     tables = [ids(m.num_embeddings, B) for m in facts.layers if isinstance(m, nn.Embedding)]
     recurrent = [m for m in model.modules() if isinstance(m, (nn.RNNBase, nn.RNNCellBase))]
@@ -289,6 +304,21 @@ def options(argument: Argument, model: nn.Module, facts: Facts, position: int) -
     if _adjacent_names(model):
         return [floats(NODES, s.shape[-1]) for s in primary if len(s.shape) == 2] + primary
     return list(dict.fromkeys([*named, *primary]))
+
+
+def _fitting_shapes(model: nn.Module, facts: Facts, primary: list[InputSpec], name: str) -> Iterator[InputSpec]:
+    """The file's own shapes, where the first layer takes such: a convolution that many channels, or an image's name."""
+    for shape in facts.shapes:
+        takes = any(len(spec.shape) == len(shape) + 1 and spec.shape[1] == shape[0] for spec in primary[:1])
+        if takes or _IMAGE.fullmatch(name):
+            yield floats(facts.batch, *shape)
+
+
+def volumes(facts: Facts) -> InputSpec:
+    """Videos or volumes: batch, channels, frames, height, width."""
+    frames = next((v for k, v in facts.dimensions.items() if re.fullmatch(r"(num_|max_)?frames?(_size)?", k)), 16)
+    channels = next((v for k, v in facts.dimensions.items() if re.fullmatch(r"(in_)?chan(nel)?s|in_chans", k)), 3)
+    return floats(facts.batch, channels, frames, facts.sizes[0], facts.sizes[0])
 
 
 def _adjacent_names(model: nn.Module) -> bool:

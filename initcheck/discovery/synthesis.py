@@ -194,7 +194,18 @@ def parameters(target: Any, node: ast.ClassDef | ast.FunctionDef | None) -> list
         annotation = UNKNOWN if annotation is parameter.empty or isinstance(annotation, str) else annotation
         required = parameter.default is parameter.empty
         found.append(Parameter(name, annotation, used.get(name, Usage()), required, parameter.default))
+    handed_on = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
+    if handed_on and isinstance(target, type):
+        known = {parameter.name for parameter in found}
+        found += [p for p in parameters(_next_constructor(target), None) if p.required and p.name not in known]
     return found
+
+
+def _next_constructor(cls: type) -> Any:
+    """The class whose constructor gets what ``cls`` hands on with ``**kwargs``; None if it is not the user's."""
+    own = [base for base in cls.__mro__ if "__init__" in vars(base)]
+    following = own[1] if len(own) > 1 else object
+    return None if following in (nn.Module, object) or following.__module__.startswith("torch.") else following
 
 
 _DECIDES_INIT = re.compile(
