@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 import traceback
 from collections.abc import Iterator
@@ -19,6 +20,8 @@ from initcheck.discovery.full_import import load_fully
 from initcheck.discovery.inputs import Inputs, InputsNotFound, find_inputs
 from initcheck.discovery.libraries import UnknownTargetError, library_candidates
 from initcheck.discovery.loader import LoadError, load
+from initcheck.findings import Location
+from initcheck.history import ModelHistory
 from initcheck.measuring.device import find_device
 from initcheck.measuring.errors import MeasureError
 from initcheck.measuring.memory import need_memory_for
@@ -29,7 +32,8 @@ from initcheck.rules.ic002_model_not_analysed import model_not_analysed
 from initcheck.source.file import SourceFile
 from initcheck.targets import LibraryTarget
 from initcheck.tracing.build import BuildError, Built, build
-from initcheck.tracing.ladder import TraceError, Trial, trace
+from initcheck.tracing.history import model_history
+from initcheck.tracing.ladder import TraceError, Trial, is_lazy_model, settle, trace
 from initcheck.tracing.live import class_location
 from initcheck.tracing.trace import Trace
 
@@ -58,7 +62,10 @@ def analyse(job: FileJob, emit: Emit) -> None:
             continue
         emit("begin", (candidate.name, candidate.location))
         try:
-            emit("report", _analyse(candidate, source, job, emit))
+            if job.task == "trace":
+                emit("history", _history(candidate, source))
+            else:
+                emit("report", _analyse(candidate, source, job, emit))
         except _NotAnalysedError as error:
             emit(
                 "finding",
@@ -95,23 +102,14 @@ def found(job: FileJob, emit: Emit) -> Iterator[tuple[Candidate, SourceFile | No
 
 def _analyse(candidate: Candidate, source: SourceFile | None, job: FileJob, emit: Emit) -> Report:
     started = time.perf_counter()
-    try:
+    with _reasons():
         built = build(candidate.construct)
         inputs = find_inputs(built.model, candidate, Trial(built.model))
         traced = trace(
             built.model, inputs.args, inputs.kwargs, mode=job.config.mode, log=built.log, name=candidate.name
         )
-    except BuildError as error:
-        tried = error.__cause__
-        reason = f"its constructor raised {tried.reason}" if isinstance(tried, ConstructionError) else str(error)
-        raise _NotAnalysedError(reason) from error
-    except TraceError as error:
-        raise _NotAnalysedError(str(error)) from error
-    except InputsNotFound as error:
-        raise _NotAnalysedError(str(error), getattr(error, "hint", "")) from error
     traced.inputs = inputs.description
-    location = candidate.location if source else class_location(type(built.model)) or candidate.location
-    audited = audit(traced, location, source)
+    audited = audit(traced, _place(candidate, source, built), source)
     for defect in audited.defects:
         emit("defect", defect)
     measured = None
@@ -121,6 +119,43 @@ def _analyse(candidate: Candidate, source: SourceFile | None, job: FileJob, emit
         except MeasureError as error:
             emit("error", f"{job.path}: {candidate.name} was not measured: {error}")
     return replace(audited.report, built_by=candidate.how, measured=measured, seconds=time.perf_counter() - started)
+
+
+def _history(candidate: Candidate, source: SourceFile | None) -> ModelHistory:
+    """Who wrote what while the model was built; no forward pass, but where lazy parameters need one."""
+    with _reasons():
+        built = build(candidate.construct)
+    if is_lazy_model(built.model):
+        try:
+            inputs = find_inputs(built.model, candidate, Trial(built.model))
+            settle(built.model, built.log, inputs.args, inputs.kwargs)
+        except (InputsNotFound, TraceError) as error:
+            built.log.notes.append(f"lazy parameters are still without a shape: {error}")
+    return model_history(built.model, built.log, candidate.name, candidate.how, _place(candidate, source, built))
+
+
+def _place(candidate: Candidate, source: SourceFile | None, built: Built) -> Location:
+    """Where a model is reported: a library's model is known only once it was built."""
+    return candidate.location if source else class_location(type(built.model)) or candidate.location
+
+
+@contextlib.contextmanager
+def _reasons() -> Iterator[None]:
+    """Whatever keeps a model from being analysed, as one line.
+
+    Raises:
+        _NotAnalysedError: for each of the ways to fail.
+    """
+    try:
+        yield
+    except BuildError as error:
+        tried = error.__cause__
+        reason = f"its constructor raised {tried.reason}" if isinstance(tried, ConstructionError) else str(error)
+        raise _NotAnalysedError(reason) from error
+    except TraceError as error:
+        raise _NotAnalysedError(str(error)) from error
+    except InputsNotFound as error:
+        raise _NotAnalysedError(str(error), getattr(error, "hint", "")) from error
 
 
 def _measure(built: Built, traced: Trace, audited: Audit, inputs: Inputs, job: FileJob, emit: Emit) -> Measurement:

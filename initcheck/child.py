@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 Emit = Callable[[str, Any], None]
 """How the child speaks: ("started", None) when torch is there, ("begin", (name, Location)), ("report", Report),
-("finding", Finding), ("history", History), ("done", None), and with a text each "defect", "error" (what could not be
-done) and "debug"."""
+("finding", Finding), ("history", ModelHistory), ("done", None), and with a text each "defect", "error" (what could not
+be done) and "debug"."""
 
 _SET_PDEATHSIG, _SIGKILL = 1, 9
 BROKEN = 70

@@ -11,10 +11,11 @@ import click
 
 from initcheck.commands.catalogue import explain, rules
 from initcheck.commands.check import check
+from initcheck.commands.trace import trace
 from initcheck.config import ConfigError
 from initcheck.exit_codes import FAILURE, INTERRUPTED
 
-COMMANDS: Mapping[str, click.Command] = {"check": check, "explain": explain, "rules": rules}
+COMMANDS: Mapping[str, click.Command] = {"check": check, "trace": trace, "explain": explain, "rules": rules}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from initcheck.config import Config
 from initcheck.findings import Finding
@@ -20,6 +20,7 @@ from initcheck.targets import LibraryTarget
 from initcheck.worker import INTERRUPTED, FileJob, analyse_isolated
 
 Tell = Callable[[str], None]
+Task = Literal["check", "trace"]
 T = TypeVar("T")
 
 
@@ -31,7 +32,7 @@ class Run:
     sources: Mapping[str, str]
 
 
-def run(paths: Sequence[str | Path], config: Config, tell: Tell | None = None) -> Run:
+def run(paths: Sequence[str | Path], config: Config, tell: Tell | None = None, task: Task = "check") -> Run:
     """Check files and folders.
 
     Args:
@@ -39,6 +40,7 @@ def run(paths: Sequence[str | Path], config: Config, tell: Tell | None = None) -
             (``timm:resnet50``).
         config: what to select, how to analyse, what to fix.
         tell: called with a line whenever a file or model is taken up.
+        task: ``check``, or ``trace`` who wrote the models' parameters.
 
     A path that does not exist, or cannot be read, is an error of the run (``RunResult.errors``); a file that cannot be
     parsed is a finding (IC001). The other files are analysed all the same. Ctrl-C ends a measuring run with what has
@@ -53,6 +55,8 @@ def run(paths: Sequence[str | Path], config: Config, tell: Tell | None = None) -
         if tell is not None:
             tell(path)
         try:
+            if task == "trace":
+                return _trace_file(path, config, reader, tell)
             return _check_file(path, config, reader, tell)
         except OSError as error:
             return f"{path}: cannot be read: {error.strerror or error}"
@@ -179,6 +183,20 @@ def _check_file(path: str, config: Config, reader: _Reader, tell: Tell | None) -
         reader.put(source)
         result = _check_source(source, config, reader, tell, measure=config.measure)
     return replace(result, fixes=summary)
+
+
+def _trace_file(path: str, config: Config, reader: _Reader, tell: Tell | None) -> FileResult:
+    """Who wrote what; of findings, only that something could not be traced."""
+    if LibraryTarget.parse(path) is not None:
+        return analyse_isolated(FileJob(path, "", config, task="trace"), tell)
+    try:
+        source = SourceFile.read(path)
+    except SourceError as error:
+        return FileResult(path, findings=(unparsable(path, error),))
+    reader.put(source)
+    if not source.mentions_modules():
+        return FileResult(path)
+    return analyse_isolated(FileJob(path, source.text, config, task="trace"), tell)
 
 
 def _check_source(

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from initcheck.findings import Finding, Location
+from initcheck.history import ModelHistory
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +228,8 @@ class FileResult:
     fixes: FixSummary | None = None
     debug: str = ""
     errors: tuple[str, ...] = ()
+    histories: tuple[ModelHistory, ...] = ()
+    """Of ``initcheck trace``."""
 
     def all_findings(self) -> list[Finding]:
         """Of the file and of its models, sorted, without repeats."""

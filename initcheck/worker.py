@@ -15,13 +15,14 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from initcheck import child
 from initcheck.findings import Finding, Location
+from initcheck.history import ModelHistory
 from initcheck.limits import Watch
 from initcheck.places import as_given, relocated
 from initcheck.results import FileResult, Report
@@ -32,13 +33,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class FileJob:
-    """One file to analyse. ``text`` stands in for what is on disk (a fix is tried). ``skip``: models not to build."""
+    """One file to analyse. ``text`` stands in for what is on disk (a fix is tried). ``skip``: models not to build.
+
+    ``task``: ``check`` its models, or ``trace`` who wrote their parameters.
+    """
 
     path: str
     text: str
     config: Config
     measure: bool = False
     skip: frozenset[str] = frozenset()
+    task: Literal["check", "trace"] = "check"
 
 
 @dataclass(slots=True)
@@ -48,6 +53,7 @@ class _Progress:
     current: str = ""
     location: Location | None = None
     models: list[Report] = field(default_factory=list)
+    histories: list[ModelHistory] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     defects: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
@@ -58,7 +64,8 @@ class _Progress:
     @property
     def finished(self) -> set[str]:
         """Models of which all has been said."""
-        return {report.model for report in self.models} | {f.model for f in self.findings if f.model}
+        done: Iterable[Report | ModelHistory | Finding] = (*self.models, *self.histories, *self.findings)
+        return {item.model for item in done if item.model}
 
 
 class InterruptedRunError(Exception):
@@ -111,6 +118,7 @@ def analyse_isolated(job: FileJob, tell: Callable[[str], None] | None = None) ->
         defects=tuple(progress.defects),
         debug="\n".join(progress.debug),
         errors=tuple(progress.errors),
+        histories=tuple(progress.histories),
     )
 
 
@@ -190,6 +198,9 @@ def _take(kind: str, value: Any, job: FileJob, progress: _Progress, tell: Callab
     elif kind == "progress":
         if tell is not None:
             tell(f"{job.path}: {progress.current}: {value}")
+    elif kind == "history":
+        progress.histories.append(relocated(value, shown))
+        progress.current = ""
     elif kind == "finding":
         progress.findings.append(relocated(value, shown))
         progress.current = ""

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from initcheck.config import InputSpec
 from initcheck.discovery.environments import Discrete, Environment
@@ -70,7 +71,7 @@ class Facts:
     ) -> Facts:
         """Of a model, the text around it, named dimensions (its constructor's arguments), environment and shapes."""
         layers = [m for m in model.modules() if isinstance(m, _KNOWN)]
-        count = sum(p.numel() for p in model.parameters())
+        count = sum(p.numel() for p in model.parameters() if not is_lazy(p))
         tables = [m.num_embeddings for m in layers if isinstance(m, nn.Embedding)]
         dtypes = [str(p.dtype).removeprefix("torch.") for p in model.parameters() if p.is_floating_point()]
         return cls(

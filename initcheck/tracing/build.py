@@ -17,6 +17,7 @@ from initcheck.tracing.initfuncs import reporting
 from initcheck.tracing.initlog import InitLog
 from initcheck.tracing.offline import offline
 from initcheck.tracing.randomness import random_state_kept
+from initcheck.tracing.replaced import DataAssignments
 
 
 class BuildError(Exception):
@@ -47,7 +48,7 @@ def build(constructor: Callable[[], Any]) -> Built:
     """
     log = InitLog()
     try:
-        with random_state_kept(), offline(log.notes), _modules_noted(log), reporting(log), log:
+        with random_state_kept(), offline(log.notes), _modules_noted(log), reporting(log), DataAssignments(log), log:
             model = constructor()
     except (KeyboardInterrupt, GeneratorExit):
         raise
@@ -66,7 +67,7 @@ def initialise_lazily(model: nn.Module, log: InitLog, args: tuple[Any, ...], kwa
     Raises:
         Exception: whatever the forward raises.
     """
-    with random_state_kept(), _modules_noted(log), reporting(log), log, torch.no_grad():
+    with random_state_kept(), _modules_noted(log), reporting(log), DataAssignments(log), log, torch.no_grad():
         model(*args, **kwargs)
 
 

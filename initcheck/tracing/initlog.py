@@ -92,10 +92,7 @@ class InitLog(TorchDispatchMode):  # type: ignore[no-untyped-call]
     # ---- storages
 
     def _of(self, tensor: torch.Tensor) -> _Storage | None:
-        try:
-            return self.storages.get(tensor.untyped_storage()._cdata)
-        except (NotImplementedError, RuntimeError):
-            return None
+        return self.storages.get(self._key(tensor))
 
     def _enter(self, tensor: torch.Tensor, dist: Distribution) -> _Storage:
         storage = tensor.untyped_storage()
@@ -249,7 +246,7 @@ class InitLog(TorchDispatchMode):  # type: ignore[no-untyped-call]
         into.fill, into.chain, into.parts = of.fill, list(of.chain), []
         into.pending, into.dist = True, of.dist
         into.writes.extend(of.writes)
-        self._log(into, "copy_", {}, 1.0)
+        self._log(into, "copy_", {}, 1.0, carries=len(of.writes))
         return True, target
 
     def _adopt(self, out: torch.Tensor, source: _Storage) -> _Storage:
@@ -298,12 +295,14 @@ class InitLog(TorchDispatchMode):  # type: ignore[no-untyped-call]
             storage.fill, storage.chain = None, []
             storage.dist = UNINITIALISED if uninitialised and share < 1.0 else UNKNOWN
             self._cover(storage, tensor)
+        carries = 0
         if name == "copy":
             storage.clone_of = 0
             source = self._of(args[1]) if isinstance(args[1], torch.Tensor) else None
-            if source is not None and share >= 1.0:
+            if source is not None and source is not storage and share >= 1.0:
                 storage.writes.extend(source.writes)
-        self._log(storage, f"{name}_", _named(func, plain, kwargs), share)
+                carries = len(source.writes)
+        self._log(storage, f"{name}_", _named(func, plain, kwargs), share, carries)
 
     def _cover(self, storage: _Storage, tensor: torch.Tensor) -> None:
         """A part of uninitialised memory was written; once every element has been, its values can be measured."""
@@ -370,7 +369,9 @@ class InitLog(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     # ---- the log
 
-    def _log(self, storage: _Storage, function: str, arguments: Mapping[str, Any], share: float) -> None:
+    def _log(
+        self, storage: _Storage, function: str, arguments: Mapping[str, Any], share: float, carries: int = 0
+    ) -> None:
         if self.depth:
             return
         stack, origin, activation = _who()
@@ -379,7 +380,7 @@ class InitLog(TorchDispatchMode):  # type: ignore[no-untyped-call]
             storage.writes[-1] = _merged(storage.writes[-1], function, activation, storage.dist)
             return
         storage.activation = activation
-        storage.writes.append(Write(function, arguments, storage.dist, origin, stack, share))
+        storage.writes.append(Write(function, arguments, storage.dist, origin, stack, share, carries))
 
     def init_call(self, name: str, tensor: torch.Tensor, arguments: Mapping[str, Any]) -> None:
         """A ``torch.nn.init`` function has run: one write, however many ops it took."""
@@ -389,6 +390,15 @@ class InitLog(TorchDispatchMode):  # type: ignore[no-untyped-call]
             share = self._share(tensor, storage)
             storage.activation = None
             storage.writes.append(Write(name, arguments, storage.dist, origin, stack, share))
+
+    def data_assigned(self, tensor: torch.Tensor, before: tuple[Write, ...]) -> None:
+        """``tensor.data`` was set: ``before`` is overwritten, unless the new values were made from the old ones."""
+        storage = self._of(tensor)
+        if storage is None or not before or storage.writes[: len(before)] == list(before):
+            return
+        carries = len(storage.writes)
+        storage.writes[:0] = before
+        self._log(storage, "data.set", {}, 1.0, carries)
 
     def set_analytic(self, tensor: torch.Tensor, dist: Distribution, call: Any) -> bool:
         """Put down an init whose body needs data; False if it has to be run (a small or partly covered tensor)."""
@@ -434,7 +444,7 @@ class InitLog(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 module=path,
                 module_type=type_name(modules[path]),
                 attribute=attribute,
-                shape=tuple(parameter.shape),
+                shape=() if is_lazy(parameter) else tuple(parameter.shape),
                 dtype=str(parameter.dtype).removeprefix("torch."),
                 requires_grad=parameter.requires_grad,
                 distribution=dist,
@@ -466,9 +476,10 @@ class InitLog(TorchDispatchMode):  # type: ignore[no-untyped-call]
             path = path.rpartition(".")[0]
 
     def _key(self, tensor: torch.Tensor) -> int:
+        """The address of the storage; 0 for tensors without one (sparse, or lazy parameters: ValueError)."""
         try:
             return int(tensor.untyped_storage()._cdata)
-        except (NotImplementedError, RuntimeError):
+        except (NotImplementedError, RuntimeError, ValueError):
             return 0
 
     def _ended_as(self, parameter: torch.Tensor, storage: _Storage | None) -> tuple[Distribution, bool, bool]:
@@ -485,6 +496,11 @@ class InitLog(TorchDispatchMode):  # type: ignore[no-untyped-call]
         exact = storage.dist.known and (storage.iid or storage.dist.kind in ("orthogonal", "identity", "sparse"))
         dist = storage.dist if exact else measured(parameter)
         return dist, equal_slices(parameter, 0), equal_slices(parameter, 1)
+
+    def writes_of(self, tensor: torch.Tensor) -> tuple[Write, ...]:
+        """The history of any tensor."""
+        storage = self._of(tensor)
+        return tuple(storage.writes) if storage is not None else ()
 
     def buffers(self, model: nn.Module) -> dict[str, Distribution]:
         """What every buffer ended up as."""

@@ -59,8 +59,8 @@ def trace(
         TraceError: if the model cannot be run on these inputs; says why.
     """
     inner = unwrapped(model)
-    if _is_lazy(inner):
-        _settle(inner, log, tuple(args), kwargs)
+    if is_lazy_model(inner):
+        settle(inner, log, tuple(args), kwargs)
     with random_state_kept(), _quiet():
         recorded, rung, notes = _climb(inner, tuple(args), kwargs, mode, log)
         if log is None:
@@ -84,11 +84,17 @@ def trace(
     )
 
 
-def _is_lazy(model: nn.Module) -> bool:
+def is_lazy_model(model: nn.Module) -> bool:
+    """Whether parameters or buffers have no shape before the first forward pass."""
     return any(is_lazy(t) for t in (*model.parameters(), *model.buffers()))
 
 
-def _settle(model: nn.Module, log: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+def settle(model: nn.Module, log: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    """Give lazy parameters their shapes by one pass under the log.
+
+    Raises:
+        TraceError: if there is no log, or the pass raises.
+    """
     from initcheck.tracing.build import initialise_lazily
 
     if log is None:
@@ -157,7 +163,7 @@ class Trial:
         """None if the model runs on these inputs, else what it raised."""
         with random_state_kept(), _quiet():
             try:
-                if _is_lazy(self._model):
+                if is_lazy_model(self._model):
                     copy.deepcopy(self._model)(*args, **(kwargs or {}))
                     return None
                 if self._copy is None:

@@ -56,7 +56,8 @@ class Write:
     it runs), else the tensor method, ``normal_``, ``copy_``, ``fill_``. ``arguments``: bound by name, defaults
     included, scalars and strings only. ``origin``: ``default`` (inside torch's own module constructor or
     ``reset_parameters``), ``user``, or ``library`` (a third-party package called by the user's file). ``stack``: user
-    frames, innermost first. ``share``: part of the parameter's elements written, 0 to 1.
+    frames, innermost first. ``share``: part of the parameter's elements written, 0 to 1. ``carries``: so many of the
+    writes right before a copy are those of its source.
     """
 
     function: str
@@ -65,6 +66,7 @@ class Write:
     origin: str
     stack: tuple[Frame, ...] = ()
     share: float = 1.0
+    carries: int = 0
 
 
 @dataclass(frozen=True, slots=True)
