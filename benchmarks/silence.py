@@ -1,0 +1,196 @@
+"""How quiet initcheck is on good models: every architecture of timm, torchvision's, and configurations of transformers.
+
+Each model is built without allocating its weights, traced and checked as a file's models are. What was found is kept on
+disk, one line of JSON for each model, so that a run goes on where the last one stopped. A worker process checks a batch
+of models and ends, which bounds the memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+MAX_BYTES = 2_500_000_000
+"""A worker that has grown to this ends after the model at hand."""
+
+MAX_SECONDS = 240
+"""CPU seconds for one model."""
+
+LOUD = ("error", "warning")
+
+
+def check(name: str) -> dict[str, Any]:
+    """One line of the record."""
+    import torch
+    from models import all_models
+
+    from initcheck.audit import audit
+    from initcheck.findings import Location
+    from initcheck.tracing.build import BuildError, build
+    from initcheck.tracing.ladder import TraceError, trace
+
+    case = _cached(all_models)[name]
+    started = time.process_time()
+    row: dict[str, Any] = {"model": name, "family": case.family}
+    try:
+        with _time_limit(), contextlib.redirect_stdout(io.StringIO()):
+            torch.manual_seed(0)
+            built = build(case.build)
+            args, kwargs = case.inputs(2)
+            traced = trace(built.model, args, kwargs, log=built.log, name=name)
+            audited = audit(traced, Location(f"<{name}>", 1))
+    except (BuildError, TraceError, TimeoutError, MemoryError) as error:
+        return {**row, "failed": f"{type(error).__name__}: {error}"[:300], "seconds": time.process_time() - started}
+    report = audited.report
+    return {
+        **row,
+        "parameters": report.parameter_elements,
+        "layers": len(report.layers),
+        "coverage": round(report.coverage, 4),
+        "unknown": dict(report.unknown_ops),
+        "rung": report.rung,
+        "defects": list(audited.defects),
+        "seconds": round(time.process_time() - started, 2),
+        "findings": [
+            {
+                "code": f.code,
+                "severity": f.severity.name.lower(),
+                "message": f.message,
+                "at": f"{_shown(f.location.path)}:{f.location.line}",
+                "parameter": f.parameter,
+            }
+            for f in report.findings
+        ],
+    }
+
+
+_MADE: dict[Any, Any] = {}
+
+
+def _cached(make: Any) -> Any:
+    return _MADE.setdefault(make, None) or _MADE.update({make: make()}) or _MADE[make]
+
+
+def _shown(path: str) -> str:
+    return re.sub(r".*/site-packages/", "", path)
+
+
+@contextlib.contextmanager
+def _time_limit() -> Iterator[None]:
+    def stop(*_: Any) -> None:
+        raise TimeoutError(f"more than {MAX_SECONDS} CPU seconds")
+
+    previous = signal.signal(signal.SIGVTALRM, stop)
+    signal.setitimer(signal.ITIMER_VIRTUAL, MAX_SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, previous)
+
+
+def _bytes_used() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def work(record: Path, names: Sequence[str]) -> None:
+    """Check models until all are done or the process has grown too large."""
+    warnings.filterwarnings("ignore")
+    with record.open("a") as out:
+        for name in names:
+            out.write(json.dumps({"model": name, "begun": True}) + "\n")
+            out.flush()
+            out.write(json.dumps(check(name)) + "\n")
+            out.flush()
+            if _bytes_used() > MAX_BYTES:
+                return
+
+
+def read(record: Path) -> dict[str, dict[str, Any]]:
+    """The last line of each model; a model whose worker died while at it counts as failed."""
+    rows: dict[str, dict[str, Any]] = {}
+    for line in record.read_text().splitlines() if record.exists() else ():
+        row = json.loads(line)
+        if row.pop("begun", False):
+            row = {**row, "failed": "the worker died (memory)"}
+        rows[row["model"]] = row
+    return rows
+
+
+def is_loud(row: dict[str, Any]) -> bool:
+    return any(f["severity"] in LOUD for f in row.get("findings", ()))
+
+
+def sweep(cache: Path, only: Sequence[str], again: str, most: int) -> dict[str, dict[str, Any]]:
+    """Check what the record does not yet hold; ``again``: ``loud``, ``failed`` or a part of a name to check anew; ``most``: models."""
+    from models import all_models, mixed
+
+    cache.mkdir(parents=True, exist_ok=True)
+    record = cache / "silence.jsonl"
+    names = mixed(n for n in _cached(all_models) if not only or any(part in n for part in only))[: most or None]
+    known = read(record)
+    if again == "loud":
+        known = {n: row for n, row in known.items() if not is_loud(row)}
+    elif again == "failed":
+        known = {n: row for n, row in known.items() if "failed" not in row}
+    elif again:
+        known = {n: row for n, row in known.items() if again not in n}
+    todo = [name for name in names if name not in known]
+    while todo:
+        command = [sys.executable, str(Path(__file__).resolve()), str(record), *todo[:60]]
+        subprocess.run(command, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        done = {row for row, value in read(record).items() if value.get("seconds") is not None or "failed" in value}
+        left = [name for name in todo if name not in done or name in todo[60:]]
+        if len(left) == len(todo):
+            raise RuntimeError("the worker checks nothing: see its output above")
+        todo = left
+        print(f"# {len(todo)} models to go", file=sys.stderr, flush=True)
+    return {name: row for name, row in read(record).items() if name in names}
+
+
+def report(rows: dict[str, dict[str, Any]]) -> None:
+    """The table, then every loud model by name."""
+    print(f"{'family':14}{'models':>8}{'checked':>9}{'loud':>6}{'errors':>8}{'warnings':>10}{'coverage':>10}{'median s':>10}")
+    families = sorted({row["family"] for row in rows.values() if "family" in row})
+    for family in [*families, "all"]:
+        mine = [row for name, row in rows.items() if family in ("all", row.get("family", name.partition(":")[0]))]
+        checked = [row for row in mine if "failed" not in row]
+        loud = [row for row in checked if is_loud(row)]
+        errors, warned = (
+            sum(any(f["severity"] == level for f in row["findings"]) for row in checked) for level in LOUD
+        )
+        seconds = sorted(row["seconds"] for row in checked) or [0.0]
+        coverage = sum(row["coverage"] for row in checked) / max(len(checked), 1)
+        print(
+            f"{family:14}{len(mine):8}{len(checked):9}{len(loud):6}{errors:8}{warned:10}{coverage:10.4f}"
+            f"{seconds[len(seconds) // 2]:10.2f}"
+        )
+    checked_all = [row for row in rows.values() if "failed" not in row]
+    loud_all = [row for row in checked_all if is_loud(row)]
+    print(f"\nloud: {len(loud_all)} of {len(checked_all)} ({len(loud_all) / max(len(checked_all), 1):.2%})")
+    for row in loud_all:
+        print(f"\n{row['model']}")
+        for f in row["findings"]:
+            if f["severity"] in LOUD:
+                print(f"  {f['severity']} {f['code']} {f['at']} {f['message'][:220]}")
+    for row in rows.values():
+        if "failed" in row:
+            print(f"not checked: {row['model']}: {row['failed']}")
+        for defect in row.get("defects", ()):
+            print(f"defect: {row['model']}: {defect.splitlines()[0]}")
+
+
+if __name__ == "__main__":
+    work(Path(sys.argv[1]), sys.argv[2:])
