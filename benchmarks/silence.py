@@ -43,12 +43,12 @@ def check(name: str) -> dict[str, Any]:
 
     case = _cached(all_models)[name]
     started = time.process_time()
-    row: dict[str, Any] = {"model": name, "family": case.family}
+    row: dict[str, Any] = {"model": name}
     try:
         with _time_limit(), contextlib.redirect_stdout(io.StringIO()):
             torch.manual_seed(0)
             built = build(case.build)
-            args, kwargs = case.inputs(2)
+            args, kwargs = case.inputs(2, "white")
             traced = trace(built.model, args, kwargs, log=built.log, name=name)
             audited = audit(traced, Location(f"<{name}>", 1))
     except (BuildError, TraceError, TimeoutError, MemoryError) as error:
@@ -134,7 +134,10 @@ def is_loud(row: dict[str, Any]) -> bool:
 
 
 def sweep(cache: Path, only: Sequence[str], again: str, most: int) -> dict[str, dict[str, Any]]:
-    """Check what the record does not yet hold; ``again``: ``loud``, ``failed`` or a part of a name to check anew; ``most``: models."""
+    """Check what the record does not yet hold.
+
+    ``again``: ``loud``, ``failed`` or a part of a name: what to check anew. ``most``: at most so many models.
+    """
     from models import all_models, mixed
 
     cache.mkdir(parents=True, exist_ok=True)
@@ -162,10 +165,13 @@ def sweep(cache: Path, only: Sequence[str], again: str, most: int) -> dict[str, 
 
 def report(rows: dict[str, dict[str, Any]]) -> None:
     """The table, then every loud model by name."""
-    print(f"{'family':14}{'models':>8}{'checked':>9}{'loud':>6}{'errors':>8}{'warnings':>10}{'coverage':>10}{'median s':>10}")
-    families = sorted({row["family"] for row in rows.values() if "family" in row})
+    print(
+        f"{'family':14}{'models':>8}{'checked':>9}{'loud':>6}{'errors':>8}{'warnings':>10}"
+        f"{'coverage':>10}{'median s':>10}"
+    )
+    families = sorted({name.partition(":")[0] for name in rows})
     for family in [*families, "all"]:
-        mine = [row for name, row in rows.items() if family in ("all", row.get("family", name.partition(":")[0]))]
+        mine = [row for name, row in rows.items() if family in ("all", name.partition(":")[0])]
         checked = [row for row in mine if "failed" not in row]
         loud = [row for row in checked if is_loud(row)]
         errors, warned = (

@@ -2,9 +2,9 @@
 
 Each net is judged by ``initcheck.analyze`` and then trained with SGD with momentum and with Adam, at three learning
 rates each. A net learns if any of the six reaches 70 % accuracy of ten classes. Where the verdict is an error,
-``initcheck.apply(net, "suggested")`` rewrites the weights and the net is trained again. Printed: a table by kind of net,
-the area under the ROC curve of the verdict (none, info, warning, error) as a forecast of failure, every disagreement,
-and the nets that the suggestion does not mend.
+``initcheck.apply(net, "suggested")`` rewrites the weights and the net is trained again. Printed: a table by kind of
+net, the area under the ROC curve of the verdict (none, info, warning, error) as a forecast of failure, every
+disagreement, and the nets that the suggestion does not mend.
 
     python benchmarks/trainability.py [--quick] [--held-out] [--cache FOLDER] [--jobs 2] [--settings N]
 
@@ -29,7 +29,7 @@ from pathlib import Path
 import torch
 from nets import Spec, grid
 from torch import nn
-from training import SETTINGS, clusters, learning_steps, pictures
+from training import SETTINGS, Task, clusters, learning_steps, pictures
 
 import initcheck
 
@@ -58,7 +58,7 @@ class Result:
         return any(step is not None for step in self.mended or ())
 
 
-def task_of(spec: Spec):  # noqa: ANN201
+def task_of(spec: Spec) -> Task:
     return clusters() if spec.kind == "mlp" else pictures()
 
 
@@ -68,7 +68,9 @@ def judged(model: nn.Module, spec: Spec) -> initcheck.Report:
 
 def outcome(model: nn.Module, spec: Spec, until: int | None, cache: Path | None) -> tuple[int | None, ...]:
     """``learning_steps``, or what the cache knows of the same weights."""
-    digest = hashlib.sha256(f"{spec.kind} {STEPS[spec.kind]} {until} {spec.activation} {spec.norm} {spec.residual}".encode())
+    digest = hashlib.sha256(
+        f"{spec.kind} {STEPS[spec.kind]} {until} {spec.activation} {spec.norm} {spec.residual}".encode()
+    )
     for value in model.state_dict().values():
         digest.update(value.numpy().tobytes())
     path = cache / f"{digest.hexdigest()[:24]}.json" if cache is not None else None

@@ -167,7 +167,7 @@ def _torchvision(name: str) -> nn.Module:
 
 
 def torchvision_models() -> list[Model]:
-    _declare_missing_ops()
+    declare_missing_ops()
     import torchvision  # noqa: F401
 
     found = []
@@ -320,7 +320,7 @@ def _timm(name: str, **changes: int) -> nn.Module:
 
 
 def timm_models() -> list[Model]:
-    _declare_missing_ops()
+    declare_missing_ops()
     import timm
 
     found = []
@@ -443,7 +443,7 @@ def models(patterns: list[str] | None = None) -> list[Model]:
 _DECLARED: list[torch.library.Library] = []
 
 
-def _declare_missing_ops() -> None:
+def declare_missing_ops() -> None:
     """Where torchvision's compiled ops do not load, their schemas are declared, so that its models can be built."""
     try:
         import torchvision  # noqa: F401

@@ -1,0 +1,86 @@
+"""What initcheck finds of mistakes that were put in, and how quiet it is where there are none.
+
+    python benchmarks/detection.py [--quick] [--cache FOLDER] [--only PART]      seeded mistakes
+    python benchmarks/detection.py --silence [--most N] [--again loud|failed|PART] --cache FOLDER [PART ...]
+
+Seeded mistakes: every mutation of ``mutants.py`` in every good model. *harmful*: measured, by real passes and steps of
+descent (``harm.py``); *found*: a warning or an error that the good model does not have; *right*: the first finding has a
+code that names the mistake, at a spoiled layer; *false errors*: errors on mutants that were measured to be harmless.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+
+def seeded(rows: Sequence, verbose: bool) -> None:
+    from mutants import MUTATIONS
+
+    print(f"{'mistake':42}{'mutants':>8}{'harmful':>8}{'found':>7}{'right':>7}{'harmless':>9}{'false errors':>13}")
+    total = [0] * 6
+    findings = []
+    for mutation in MUTATIONS:
+        mine = [r for r in rows if r.mutation == mutation.name and not r.problem]
+        harmful = [r for r in mine if r.harmful]
+        found = [r for r in harmful if r.detected]
+        right = [r for r in found if r.right(mutation)]
+        harmless = [r for r in mine if not r.harmful]
+        false = [r for r in harmless if r.errors]
+        counts = [len(x) for x in (mine, harmful, found, right, harmless, false)]
+        findings += [sum(f["severity"] != "info" for f in r.found) for r in found]
+        total = [a + b for a, b in zip(total, counts, strict=True)]
+        print(f"{mutation.name:42}{counts[0]:8}{counts[1]:8}{counts[2]:7}{counts[3]:7}{counts[4]:9}{counts[5]:13}")
+        if verbose:
+            for title, wrong in (
+                ("missed", [r for r in harmful if not r.detected]),
+                ("elsewhere", [r for r in found if not r.right(mutation)]),
+                ("false error", false),
+            ):
+                for r in wrong:
+                    first = r.first
+                    named = f"{first['code']} {first['parameter']}" if first else "nothing"
+                    print(f"    {title}: {r.model} {r.layers[:2]}: {r.why}; {named} {first.get('message', '')[:90]}")
+    print(f"{'all':42}{total[0]:8}{total[1]:8}{total[2]:7}{total[3]:7}{total[4]:9}{total[5]:13}")
+    if total[1] and total[2]:
+        print(f"\nrecall on harmful mutants {total[2] / total[1]:.4f}; first finding right {total[3] / total[2]:.4f}")
+        print(f"findings for each harmful mutant: median {statistics.median(findings):g}, most {max(findings)}")
+    for problem in sorted(
+        {f"{r.model}: {r.mutation}: {r.problem}" for r in rows if r.problem not in ("", "not applicable")}
+    ):
+        print(f"not judged: {problem}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", help="with --silence: parts of the names of the models to check")
+    parser.add_argument("--quick", action="store_true", help="every tenth mutant")
+    parser.add_argument("--cache", type=Path, help="folder that keeps what was measured and found")
+    parser.add_argument("--only", default="", help="only mutants whose name or model contains this")
+    parser.add_argument("--verbose", action="store_true", help="list what is missed, misplaced and false")
+    parser.add_argument("--silence", action="store_true", help="check good models, unmutated")
+    parser.add_argument("--most", type=int, default=0, help="with --silence: at most so many models")
+    parser.add_argument("--again", default="", help="with --silence: loud, failed, or a part of a name to check anew")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    if options.cache is not None:
+        options.cache.mkdir(parents=True, exist_ok=True)
+    if options.silence:
+        import silence
+
+        if options.cache is None:
+            sys.exit("--silence needs --cache FOLDER")
+        silence.report(silence.sweep(options.cache, options.names, options.again, options.most))
+        return
+    from live_mutants import run
+
+    seeded(list(run(options.cache, 10 if options.quick else 1, options.only)), options.verbose)
+
+
+if __name__ == "__main__":
+    main()

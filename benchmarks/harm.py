@@ -1,0 +1,99 @@
+"""Whether a mutant is harmful, measured: real passes, the consequence thresholds, and steps of gradient descent."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from initcheck.findings import Severity
+from initcheck.measuring.errors import MeasureError
+from initcheck.measuring.passes import measure_pass
+from initcheck.rules.consequence import judge
+from initcheck.signal.result import Signal
+from initcheck.tracing.outputs import primary_output
+from initcheck.tracing.trace import Trace
+
+RATE = 0.05
+STEPS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Harm:
+    """``harmful``: yes or no; ``error``: so harmful that an error is due; ``why``: the figure behind it."""
+
+    harmful: bool
+    why: str
+
+
+def signal_harm(
+    model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], traced: Trace, predicted: Signal
+) -> Harm:
+    """The verdict of ``rules.consequence`` on measured scales in place of predicted ones."""
+    try:
+        real = measure_pass(model, args, kwargs, seeds=2)
+    except MeasureError as error:
+        return Harm(True, str(error))
+    if real.first_nonfinite:
+        return Harm(True, f"not finite: {real.first_nonfinite}")
+    seen = {row.name: row for row in real.rows}
+    rows = [
+        dataclasses.replace(
+            row,
+            forward_std=seen[row.name].forward_std,
+            forward_mean=seen[row.name].forward_mean,
+            sample_std=seen[row.name].sample_std,
+            grad_std=seen[row.name].grad_std,
+        )
+        for row in predicted.layers
+        if row.name in seen
+    ]
+    verdict = judge(traced, dataclasses.replace(predicted, layers=rows, layer_nodes={}))
+    loud = verdict.severity is not None and verdict.severity >= Severity.WARNING
+    return Harm(loud, f"{verdict.kind or 'healthy'}, reach {verdict.reach:.1e}, share {verdict.share:.1e}")
+
+
+def unit_harm(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], names: Sequence[str]) -> Harm:
+    """Whether a spoiled layer's units are still copies of one another, or its weights unmoved, after descent.
+
+    Steps of the steepest descent, each tensor's largest entry moved by ``RATE``; without dropout, whose noise would
+    tell units apart. The loss is a fixed random functional of the output for each sample.
+    """
+    model = copy.deepcopy(model).train()
+    for module in model.modules():
+        if isinstance(module, (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)):
+            module.p = 0.0
+    generator = torch.Generator().manual_seed(0)
+    watched = {name: model.get_submodule(name).weight for name in names}
+    before = {name: value.detach().clone() for name, value in watched.items()}
+    parameters = [p for p in model.parameters() if p.is_floating_point()]
+    for _ in range(STEPS):
+        output = primary_output(model(*args, **kwargs))
+        cotangent = torch.randn(output.shape, generator=generator)
+        loss = (output - cotangent).square().mean()
+        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+        with torch.no_grad():
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                top = float(gradient.abs().max()) if gradient is not None else 0.0
+                if 0 < top < float("inf"):
+                    parameter.sub_(gradient * (RATE / top))
+    output_layer = list(watched)[-1] if len(watched) > 1 else ""
+    for name, value in watched.items():
+        if name == output_layer:
+            continue
+        if torch.equal(value, before[name]):
+            return Harm(True, f"{name} does not move")
+        if value.dim() >= 2 and value.shape[0] > 1 and _alike(value):
+            return Harm(True, f"the units of {name} stay alike")
+    return Harm(False, "units move apart")
+
+
+def _alike(weight: torch.Tensor) -> bool:
+    rows = weight.detach().flatten(1).double()
+    spread = (rows - rows.mean(0)).abs().max()
+    return bool(spread <= 1e-5 * rows.abs().max())
