@@ -4,8 +4,8 @@
     python benchmarks/detection.py --silence [--most N] [--again loud|failed|PART] --cache FOLDER [PART ...]
 
 Seeded mistakes: every mutation of ``mutants.py`` in every good model. *harmful*: measured, by real passes and steps of
-descent (``harm.py``); *found*: a warning or an error that the good model does not have; *right*: the first finding has a
-code that names the mistake, at a spoiled layer; *false errors*: errors on mutants that were measured to be harmless.
+descent (``harm.py``); *found*: a warning or an error that the good model does not have; *right*: the first finding has
+a code that names the mistake, at a spoiled layer; *false errors*: errors on mutants that were measured to be harmless.
 """
 
 from __future__ import annotations

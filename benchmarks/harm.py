@@ -53,9 +53,51 @@ def signal_harm(
         for row in predicted.layers
         if row.name in seen
     ]
-    verdict = judge(traced, dataclasses.replace(predicted, layers=rows, layer_nodes={}))
+    reads = _input_stds(model, args, kwargs, set(seen))
+    nodes = {name: _Read(std) for name, std in reads.items()}
+    forward = {node: node for node in nodes.values()}
+    measured = dataclasses.replace(predicted, layers=rows, layer_nodes=nodes, forward=forward)
+    verdict = judge(traced, measured)
+    if rows and any(row.grad_std for row in rows[-1:]) and not any(row.grad_std for row in rows[:-1]):
+        return Harm(True, "no gradient reaches any hidden layer")
+    if rows and not any(row.sample_std for row in rows):
+        return Harm(True, "no layer's output depends on the input")
     loud = verdict.severity is not None and verdict.severity >= Severity.WARNING
     return Harm(loud, f"{verdict.kind or 'healthy'}, reach {verdict.reach:.1e}, share {verdict.share:.1e}")
+
+
+class _Read:
+    """Stands for what a layer reads: as a node of the graph, and as that node's moments."""
+
+    op = "placeholder"
+
+    def __init__(self, sample_std: float) -> None:
+        self.sample_std = sample_std
+
+
+def _input_stds(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], names: set[str]) -> dict[str, float]:
+    """The part of every layer's input that differs from sample to sample or place to place, as a std."""
+    found: dict[str, float] = {}
+
+    def watch(name: str, channels: int) -> Any:
+        def hook(module: nn.Module, given: Any) -> None:
+            x = given[0] if given else None
+            if isinstance(x, torch.Tensor) and x.is_floating_point() and x.dim() >= 2:
+                per_channel = x.detach().double().movedim(channels, 0).flatten(1)
+                found.setdefault(name, float(per_channel.var(1, correction=0).mean().sqrt()))
+
+        return hook
+
+    copied = copy.deepcopy(model).train()
+    modules = {name: module for name, module in copied.named_modules() if name in names}
+    for name, module in modules.items():
+        spatial = any(
+            part in type(module).__name__ for part in ("Conv1d", "Conv2d", "Conv3d", "ConvTranspose", "BatchNorm")
+        )
+        module.register_forward_pre_hook(watch(name, 1 if spatial else -1))
+    with torch.no_grad():
+        copied(*args, **kwargs)
+    return found
 
 
 def unit_harm(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], names: Sequence[str]) -> Harm:

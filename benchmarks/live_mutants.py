@@ -25,13 +25,15 @@ from initcheck.tracing.ladder import TraceError, trace
 
 BATCH = 16
 
-_ZOO = (
-    "own:mlp-relu-he own:mlp-tanh-xavier own:mlp-selu-lecun own:mlp-residual own:vae own:rnn-LSTM own:rnn-RNN own:gpt "
-    "own:digits own:autoencoder own:dcgan-discriminator own:unet-plain own:superresolution own:seq2seq "
-    "hf:bert hf:gpt2 hf:llama hf:vit hf:t5 tv:resnet18 tv:squeezenet1_1 tv:mobilenet_v3_small tv:shufflenet_v2_x0_5"
-).split()
-
-_TIMM = "resnet vit convnext efficientnet nfnet byobnet mambaout efficientnet_ln vit2".split()  # timm's test_* models
+_ZOO = """
+own:mlp-relu-he own:mlp-tanh-xavier own:mlp-selu-lecun own:mlp-residual own:vae own:rnn-LSTM own:rnn-RNN own:gpt
+own:digits own:autoencoder own:dcgan-discriminator own:unet-plain own:superresolution own:seq2seq
+hf:bert hf:gpt2 hf:llama hf:vit hf:t5 tv:resnet18 tv:squeezenet1_1 tv:mobilenet_v3_small tv:shufflenet_v2_x0_5
+"""
+_TIMM = """
+resnet vit convnext efficientnet nfnet byobnet mambaout efficientnet_ln vit2
+"""
+"""timm's small test_* models."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +70,13 @@ class Row:
 
 
 def good_models() -> list[zoo.Model]:
-    found = zoo.models(_ZOO)
+    found = zoo.models(_ZOO.split())
     try:
         zoo.declare_missing_ops()
         import timm
     except ImportError:
         return found
-    for name in _TIMM:
+    for name in _TIMM.split():
         size = timm.get_pretrained_cfg(f"test_{name}").input_size[1] if "vit" in name else 64
         build = lambda name=name: timm.create_model(f"test_{name}")  # noqa: E731
         found.append(zoo.Model(f"timm:test_{name}", "timm", build, zoo.images(size)))

@@ -1,4 +1,4 @@
-"""The grid of small nets that ``trainability.py`` trains: depth, width, activation, init, skips, norm; MLPs and CNNs."""
+"""The grid of small nets that ``trainability.py`` trains: depth, width, activation, init, skip, norm; MLPs and CNNs."""
 
 from __future__ import annotations
 

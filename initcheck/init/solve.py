@@ -39,6 +39,8 @@ FAR = 10.0
 """Within such a run only a weight this far from its standard scale is changed."""
 DRIFT = math.log(1.5)
 """Corrections begin where a layer is this far from its target: standard schemes stay wherever they are enough."""
+FURTHEST = math.log(1e9)
+"""No single correction is larger: behind dead units, no scale of the weights would help."""
 ROUNDS = 5
 
 
@@ -256,6 +258,7 @@ def _rescale(solver: _Solver, judged: list[LayerHealth]) -> bool:
         adjustable = _adjustable(use) and (use.parameter not in solver.protected or use.parameter in solver.chosen)
         if adjustable and use.parameter not in last_of_branch and abs(expected) > DRIFT:
             correction = 0.0 if layer.low_is_fine and expected < 0.0 else -expected
+            correction = min(max(correction, -FURTHEST), FURTHEST)
         if correction:
             now = solver.chosen.get(use.parameter, use.record.distribution.std)
             solver.chosen[use.parameter] = now * math.exp(correction)

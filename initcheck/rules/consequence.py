@@ -175,7 +175,8 @@ def judge(trace: Trace, signal: Signal) -> Consequence:
         grown = max(s.gradient for s in steps) > 1 / PART
         return Consequence("exploding", Severity.ERROR, reach, True, grown, steps, overflow, share)
     low = _vanishing(reach, share, steps)
-    if low is not None and reach > 0:
+    lost = share < RESOLUTION  # the features are constants: no layer's gradient is left either
+    if low is not None and (reach > 0 or lost):
         forward = min(s.sample_std for s in steps) < PART * _entry(steps[0])
         backward = 0 < steps[0].gradient < PART * max(steps[-1].gradient, 1.0)
         return Consequence("vanishing", low, reach, forward or not backward, backward, steps, "", share)
@@ -221,6 +222,11 @@ class _Layer:
     def reach(self) -> float:
         return self.entry * self.gradient
 
+    @property
+    def through(self) -> float:
+        """The reach with what the layer's own weights do: all gains of a chain, the layer's included."""
+        return max(self.entry, self.row.sample_std or 0.0) * self.gradient
+
 
 def _steps(hidden: Sequence[LayerRow], reference: float, signal: Signal) -> tuple[Step, ...]:
     """The trunk: layers whose reach is not far below the largest, and those that the input no longer reaches.
@@ -238,7 +244,7 @@ def _steps(hidden: Sequence[LayerRow], reference: float, signal: Signal) -> tupl
         trunk = [
             layer
             for layer in layers
-            if (layer.reach >= TRUNK * largest or layer.share < RESOLUTION) and layer.row.forward_std
+            if (layer.through >= TRUNK * largest or layer.share < RESOLUTION) and _is_alive(layer.row)
         ]
     else:
         largest = layers[-1].row.sample_std or 0.0
@@ -261,6 +267,11 @@ def _steps(hidden: Sequence[LayerRow], reference: float, signal: Signal) -> tupl
             )
         )
     return tuple(steps)
+
+
+def _is_alive(row: LayerRow) -> bool:
+    """Whether the output is anything but zero."""
+    return bool(row.forward_std or row.forward_mean)
 
 
 def _input_std(row: LayerRow, signal: Signal) -> float:

@@ -23,7 +23,11 @@ _LOADED = re.compile(r"load_state_dict|from_pretrained|load_checkpoint|safetenso
 _LOOPS = frozenset({"parameters", "named_parameters", "modules", "named_modules", "children"})
 
 
-def _message(attribute: str, factory: str) -> str:
+def _message(attribute: str, factory: str, held: str = "") -> str:
+    if held:
+        return (
+            f"`{attribute}` {held}, which no initialiser draws: it is memory that was never written, or its init failed"
+        )
     made = f"made by `{factory}` and " if factory else ""
     return (
         f"`self.{attribute}` is uninitialised memory: it is {made}never written, so it starts as whatever was there: "
@@ -51,7 +55,7 @@ def check_model(context: ModelContext) -> Iterator[Finding]:
         seen.add(where)
         yield finding(
             CODE,
-            _message(record.attribute, factory),
+            _message(record.attribute, factory, record.distribution.note),
             where,
             model=context.trace.model,
             parameter=record.name,

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 _MAIN_SHARE = 0.25
 """Lines that cause less than this part of the fall (or growth) are not named: they are not what has to be changed."""
 
+_PART_OF_WORST = 0.1
+"""Layers without a line of their own are named if they cause at least this part of what the worst of them does."""
+
 _MAJORITY = 0.6
 """Part of a call's layers that must agree on a suggestion for it to be offered (the head may need another gain)."""
 
@@ -143,24 +146,25 @@ def _culprits(context: ModelContext, consequence: Consequence) -> list[Culprit]:
     by_module: dict[str, WeightUse] = {}
     for use in uses.values():
         by_module.setdefault(use.record.module, use)
-    groups: dict[object, list[tuple[Step, WeightUse, Write | None]]] = defaultdict(list)
-    for step in consequence.steps:
-        step_use = by_module.get(step.row.name)
-        if step_use is None:
+    groups: dict[object, list[tuple[_Share, WeightUse, Write | None]]] = defaultdict(list)
+    for share in _shares(consequence):
+        share_use = by_module.get(share.step.row.name)
+        if share_use is None:
             continue
-        write = final_write(step_use.record)
+        write = final_write(share_use.record)
         key: object = ("default",)
         if write is not None:
             key = (call_location(write, context), write.function)
-        groups[key].append((step, step_use, write))
-    sign = -1.0 if consequence.kind == "vanishing" else 1.0
-    blames = {key: sum(max(sign * _log(step), 0.0) for step, _, _ in items) for key, items in groups.items()}
+        groups[key].append((share, share_use, write))
+    if ("default",) in groups:
+        groups["default",] = _to_blame(groups["default",])
+    blames = {key: sum(share.blame for share, _, _ in items) for key, items in groups.items()}
     total = sum(blames.values())
     culprits = []
     for key, items in groups.items():
         if total <= 0 or blames[key] < _MAIN_SHARE * total:
             continue
-        steps = tuple(step for step, _, _ in items)
+        shares = [share for share, _, _ in items]
         write = items[0][2]
         records = tuple(use.record for _, use, _ in items)
         where = call_location(write, context) if write is not None else _made_at(records, context)
@@ -170,18 +174,41 @@ def _culprits(context: ModelContext, consequence: Consequence) -> list[Culprit]:
                 write,
                 records,
                 tuple(use for _, use, _ in items),
-                steps,
+                tuple(share.step for share in shares),
                 blames[key] / total,
-                _mean_factor([step.forward for step in steps if step.share >= RESOLUTION]),
-                _mean_factor([step.backward for step in steps]),
+                _mean_factor([share.step.forward for share in shares if share.step.share >= RESOLUTION]),
+                _mean_factor([share.backward for share in shares]),
             )
         )
     return sorted(culprits, key=lambda c: -c.blame)
 
 
-def _log(step: Step) -> float:
-    """What the layer does to signal and gradient together, in natural logarithms."""
-    return _safe_log(step.forward) + _safe_log(step.backward)
+@dataclass(frozen=True, slots=True)
+class _Share:
+    """A layer's part in the verdict. ``backward``: what its own weights multiply the gradient by, |g_(l-1)| / |g_l|."""
+
+    step: Step
+    backward: float
+    blame: float
+
+
+def _shares(consequence: Consequence) -> list[_Share]:
+    sign = -1.0 if consequence.kind == "vanishing" else 1.0
+    found = []
+    backward = 1.0  # in front of the first layer there is nothing that a gradient could reach
+    for step in consequence.steps:
+        blame = max(sign * (_safe_log(step.forward) + _safe_log(backward)), 0.0)
+        found.append(_Share(step, backward, blame))
+        backward = step.backward
+    return found
+
+
+def _to_blame(
+    items: list[tuple[_Share, WeightUse, Write | None]],
+) -> list[tuple[_Share, WeightUse, Write | None]]:
+    """Of the layers that no line is known to write, those that do what is complained of."""
+    most = max(share.blame for share, _, _ in items)
+    return [item for item in items if item[0].blame >= _PART_OF_WORST * most]
 
 
 def _safe_log(value: float) -> float:

@@ -35,6 +35,8 @@ def live_parameters(model: nn.Module) -> dict[str, ParameterRecord]:
         tensor = tensors[key]
         path, _, attribute = name.rpartition(".")
         dist = measured(tensor)
+        if tensor.requires_grad and _garbage(dist):
+            dist = replace(dist, kind="uninitialised", note=f"holds {_extreme(dist)}")
         named[name] = tensor
         twin = _twin(name, tensor, dist, firsts)
         if twin:
@@ -56,6 +58,20 @@ def live_parameters(model: nn.Module) -> dict[str, ParameterRecord]:
     for name, original in _clones(twins, named).items():
         records[name] = replace(records[name], clone_of=original)
     return records
+
+
+_ABSURD = 1e15
+"""No initialiser draws numbers as large as this; memory that nobody wrote holds them soon."""
+
+
+def _garbage(dist: Distribution) -> bool:
+    return dist.kind == "measured" and not (math.isfinite(dist.mean) and max(abs(dist.low), abs(dist.high)) < _ABSURD)
+
+
+def _extreme(dist: Distribution) -> str:
+    if math.isfinite(dist.mean):
+        return f"{max(dist.low, dist.high, key=abs):.1g}"
+    return "NaN" if math.isnan(dist.low) else f"{max(dist.low, dist.high, key=abs):g}"
 
 
 _Firsts = dict[tuple[object, ...], list[tuple[str, torch.Tensor]]]

@@ -180,3 +180,46 @@ def test_dropout_noise_is_no_signal() -> None:
     findings = audit(nn.Sequential(nn.Linear(32, 64), *layers, nn.Linear(64, 10)), X)
     assert loud(findings) == ["IC202"]
     assert findings[0].severity.label == "error"
+
+
+def he(weight: torch.Tensor) -> object:
+    return nn.init.kaiming_normal_(weight, nonlinearity="relu")
+
+
+def test_of_a_live_model_the_layers_that_do_it_are_named() -> None:
+    """Nobody saw who wrote the weights: the one bad layer is told from the good ones by what it does."""
+    torch.manual_seed(0)
+    net = mlp(20, 64, nn.ReLU, he)
+    with torch.no_grad():
+        net[12].weight.mul_(1e5)
+    findings = [f for f in audit(net, X) if f.severity >= 1]
+    assert {f.parameter for f in findings} == {"12.weight"}
+    assert all(f.data["layers"] == 1 for f in findings)
+
+
+def test_units_that_never_fire_lose_the_input() -> None:
+    torch.manual_seed(0)
+    net = mlp(6, 64, nn.ReLU, he)
+    for layer in net:
+        if isinstance(layer, nn.Linear):
+            nn.init.constant_(layer.bias, -10.0)
+    assert "error" in {f.severity.label for f in audit(net, X) if f.code == "IC202"}
+
+
+def test_one_tiny_layer_is_harmless() -> None:
+    """Its own gradient does not shrink, so it is the first to learn."""
+    torch.manual_seed(0)
+    net = mlp(20, 64, nn.ReLU, he)
+    with torch.no_grad():
+        net[12].weight.mul_(1e-6)
+    assert loud(audit(net, X)) == []
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30])
+def test_memory_that_nobody_wrote_in_a_live_model(value: float) -> None:
+    torch.manual_seed(0)
+    net = mlp(3, 64, nn.ReLU)
+    with torch.no_grad():
+        net[2].weight[3, 5] = value
+    first = audit(net, X)[0]
+    assert (first.code, first.parameter, first.severity.label) == ("IC101", "2.weight", "error")
