@@ -65,13 +65,16 @@ _ABSURD = 1e15
 
 
 def _garbage(dist: Distribution) -> bool:
-    return dist.kind == "measured" and not (math.isfinite(dist.mean) and max(abs(dist.low), abs(dist.high)) < _ABSURD)
+    return dist.kind == "measured" and not (math.isfinite(dist.mean) and _largest(dist) < _ABSURD)
+
+
+def _largest(dist: Distribution) -> float:
+    return max(abs(dist.low or 0.0), abs(dist.high or 0.0))
 
 
 def _extreme(dist: Distribution) -> str:
-    if math.isfinite(dist.mean):
-        return f"{max(dist.low, dist.high, key=abs):.1g}"
-    return "NaN" if math.isnan(dist.low) else f"{max(dist.low, dist.high, key=abs):g}"
+    largest = _largest(dist)
+    return "NaN" if math.isnan(largest) else "infinity" if math.isinf(largest) else f"numbers like {largest:.0g}"
 
 
 _Firsts = dict[tuple[object, ...], list[tuple[str, torch.Tensor]]]
