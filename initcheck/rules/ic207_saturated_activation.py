@@ -27,9 +27,11 @@ _SHARE_INFO = 0.6
 _SHARE_WARNING = 0.85
 """Saturated share of a layer's outputs. Nets of five tanh layers learn at 0.72, at 0.9 under some optimisers only."""
 
-_LOGITS_INFO = 6.0
-_LOGITS_WARNING = 20.0
-"""Std of attention scores: softmax over n Gaussian scores is one-hot from about sqrt(2 ln n) on, 3 to 5."""
+_LOGITS = 6.0
+"""Std of attention scores: softmax over n Gaussian scores is one-hot from about sqrt(2 ln n) on, 3 to 5.
+
+For information only: attention without a scale (MA-Net) and attention that starts local (ConViT) train.
+"""
 
 
 def check_model(context: ModelContext) -> Iterator[Finding]:
@@ -108,7 +110,7 @@ def _attention(context: ModelContext) -> Iterator[Finding]:
         if moments is None or not any(user.op == "call_function" for user in node.users):
             continue
         std = moments.sample_std
-        if std >= _LOGITS_INFO:
+        if std >= _LOGITS:
             found.append((std, node))
     if not found:
         return
@@ -119,7 +121,7 @@ def _attention(context: ModelContext) -> Iterator[Finding]:
         f"the scores that {counted(len(found), 'softmax')} read{'s' if len(found) == 1 else ''} have a std of up to "
         f"{std:.2g}: attention starts as a choice of one, and hardly any gradient reaches what made the scores",
         stack[0].location if stack else context.fallback,
-        severity=Severity.WARNING if std >= _LOGITS_WARNING else Severity.INFO,
+        severity=Severity.INFO,
         model=context.trace.model,
         parameter=str(node.meta.get("module", "")),
         evidence=("dp_i/dz_j = p_i (delta_ij - p_j), which is zero for p = 0 or 1",),

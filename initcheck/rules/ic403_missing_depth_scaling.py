@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from initcheck.findings import Evidence, Finding, Fix, Location, Severity, Substitute
 from initcheck.rules.base import ModelContext, finding
+from initcheck.rules.chains import op_of
 from initcheck.rules.scale import structure_of
 from initcheck.rules.writes import call_location, class_location, counted, final_write, listed
 
@@ -28,6 +29,8 @@ _TELL = 24
 """Branches (twelve blocks, GPT-2's depth) from which a stream that nothing scales is worth a word."""
 
 _TOLERANCE = 0.02
+
+_ABSOLUTE = frozenset({"normal_", "trunc_normal_"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +52,7 @@ def check_model(context: ModelContext) -> Iterator[Finding]:
     scaled = [(call, base) for call in calls for base in calls if _is_scaled(call, base, len(branches))]
     if scaled:
         yield from _missed(context, branches, *scaled[0])
-    elif len(branches) >= _TELL:
+    elif len(branches) >= _TELL and any(op_of(node) == "embedding" for node in context.trace.graph.nodes):
         yield from _unscaled(context, branches, calls)
 
 
@@ -64,9 +67,9 @@ def _calls(context: ModelContext) -> list[_Call]:
 
 def _is_scaled(call: _Call, base: _Call, branches: int) -> bool:
     """Whether the call draws at the base's std over sqrt(number of branches), or of blocks."""
-    return call.function == base.function and any(
-        n > 1 and abs(call.std * math.sqrt(n) / base.std - 1) < _TOLERANCE for n in (branches, branches // 2)
-    )
+    if call.function != base.function or call.function not in _ABSOLUTE:
+        return False  # Kaiming and Xavier differ from layer to layer because their fans do
+    return any(n > 1 and abs(call.std * math.sqrt(n) / base.std - 1) < _TOLERANCE for n in (branches, branches // 2))
 
 
 # -- scaled, but not the right ones ----------------------------------------------------------------------------------
@@ -139,7 +142,7 @@ def _unscaled(context: ModelContext, branches: list[Branch], calls: list[_Call])
     ends = {branch.last for branch in branches}
     for call in calls:
         names = {record.name for record in call.records}
-        if call.function not in ("normal_", "trunc_normal_") or not ends <= names or names <= ends:
+        if call.function not in _ABSOLUTE or not ends <= names or names <= ends:
             continue
         yield finding(
             CODE,

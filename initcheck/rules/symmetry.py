@@ -215,26 +215,28 @@ class _Run:
         return Symmetry(layers, sum(1 for _ in self._equal()), products, list(self._dead()))
 
     def _dead(self) -> Iterator[ParameterRecord]:
-        """Parameters all of whose uses lie on ways to the output that are cut for good."""
-        reaches: dict[str, bool] = {}
-        to_output = self._ancestors_of_output()
+        """Parameters that the output depends on, but only through a factor that is zero and stays so."""
+        every, alive = self._behind_output(cut=False), self._behind_output(cut=True)
+        uses: dict[str, list[torch.fx.Node]] = {}
         for node in self.trace.graph.nodes:
-            if node.op != "get_attr" or "parameter" not in node.meta:
-                continue
-            name = str(node.meta["parameter"])
-            ways = [user for user in node.users if user in to_output]
-            if ways:
-                alive = any(self.backward.get(user, ZERO) is not ZERO for user in ways)
-                reaches[name] = reaches.get(name, False) or alive
-        for name, alive in reaches.items():
+            if node.op == "get_attr" and "parameter" in node.meta:
+                uses.setdefault(str(node.meta["parameter"]), []).append(node)
+        for name, nodes in uses.items():
             record = self.trace.parameters.get(name)
-            if not alive and record is not None and record.requires_grad:
+            if record is None or not record.requires_grad or any(node in alive for node in nodes):
+                continue
+            if any(node in every for node in nodes):
                 yield record
 
-    def _ancestors_of_output(self) -> set[torch.fx.Node]:
+    def _behind_output(self, *, cut: bool) -> set[torch.fx.Node]:
+        """The nodes that the output depends on; ``cut``: not counting ways through a product with a frozen zero."""
         found: set[torch.fx.Node] = set()
         for node in reversed(list(self.trace.graph.nodes)):
-            if node.op == "output" or node in found:
+            if node.op != "output" and node not in found:
+                continue
+            pair = node.args[:2] if cut and _op(node) in _PRODUCTS else ()
+            zero = [self._state_of(factor) is ZERO and self._is_frozen(factor) for factor in pair]
+            if len(pair) < 2 or not any(zero):
                 found.update(node.all_input_nodes)
         return found
 
