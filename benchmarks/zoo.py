@@ -335,6 +335,7 @@ def timm_models() -> list[Model]:
 
 
 def transformers_models() -> list[Model]:
+    declare_missing_ops()
     import transformers as t
 
     small = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -331,16 +332,11 @@ def _split(
     one: torch.fx.Node, other: torch.fx.Node, at: dict[torch.fx.Node, list[str]], order: dict[torch.fx.Node, int]
 ) -> tuple[set[torch.fx.Node], torch.fx.Node] | None:
     """(nodes of the branch, where it leaves the stream), or None if this is no residual addition."""
-    first, second = _ancestors(one, order), _ancestors(other, order)
-    common = first & second
-    if not common:
+    found = _apart(one, other, order)
+    if found is None or not _carries_signal(found[1]):
         return None
-    origin = max(common, key=order.__getitem__)
-    if not _carries_signal(origin):
-        return None
-    sides = [
-        {n for n in mine - common if order[n] > order[origin] and n.op.startswith("call")} for mine in (first, second)
-    ]
+    both, origin = found
+    sides = [{n for n in side if n.op.startswith("call")} for side in both]
     weights = [sum(len(at.get(n, ())) for n in side) for side in sides]
     small, large = (0, 1) if weights[0] <= weights[1] else (1, 0)
     if weights[large] == 0 or (weights[small] > 1 or weights[small] == weights[large]):
@@ -348,18 +344,33 @@ def _split(
     return sides[large], origin
 
 
-def _ancestors(node: torch.fx.Node, order: dict[torch.fx.Node, int], reach: int = 400) -> set[torch.fx.Node]:
-    """The nodes that ``node`` depends on, itself included, at most ``reach`` positions back in the graph."""
-    floor = order[node] - reach
-    found: set[torch.fx.Node] = set()
-    stack = [node]
-    while stack:
-        current = stack.pop()
-        if current in found or order[current] < floor:
-            continue
-        found.add(current)
-        stack.extend(n for n in current.all_input_nodes if _carries_signal(n))
-    return found
+def _apart(
+    one: torch.fx.Node, other: torch.fx.Node, order: dict[torch.fx.Node, int], reach: int = 400
+) -> tuple[tuple[set[torch.fx.Node], set[torch.fx.Node]], torch.fx.Node] | None:
+    """What each of two nodes depends on down to their nearest common ancestor, and that; the later nodes first.
+
+    None if there is no common ancestor at most ``reach`` positions back in the graph.
+    """
+    floor = max(order[one], order[other]) - reach
+    marks = {one: 1}
+    marks[other] = marks.get(other, 0) | 2
+    waiting = [(-order[node], node) for node in marks]
+    heapq.heapify(waiting)
+    sides: tuple[set[torch.fx.Node], set[torch.fx.Node]] = (set(), set())
+    while waiting:
+        place, node = heapq.heappop(waiting)
+        if -place < floor:
+            return None
+        mark = marks[node]
+        if mark == 3:
+            return sides, node
+        sides[mark - 1].add(node)
+        for operand in node.all_input_nodes:
+            if _carries_signal(operand):
+                if operand not in marks:
+                    heapq.heappush(waiting, (-order[operand], operand))
+                marks[operand] = marks.get(operand, 0) | mark
+    return None
 
 
 def short_segments(graph: torch.fx.Graph, uses: list[WeightUse], most: int) -> frozenset[str]:

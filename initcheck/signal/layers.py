@@ -98,6 +98,7 @@ def layer_rows(
             owners.setdefault(alias.rpartition(".")[0], []).append(record)
     weights = {path: weight_of(records) for path, records in owners.items()}
     outputs = output_nodes(trace.graph, {path for path, w in weights.items() if w is not None})
+    consumers = _consumers(trace.graph, calls)
     rows, nodes = [], {}
     for path, node in outputs.items():
         weight = weights[path]
@@ -108,7 +109,7 @@ def layer_rows(
         value = value[0] if isinstance(value, tuple) and value else value
         moments = value.moments if isinstance(value, Value) else None
         gradient = backward.get(node)
-        consumer = _consumer(trace.graph, weight.name, calls)
+        consumer = consumers.get(weight.name)
         fan_in, fan_out = fans(consumer, weight)
         module = trace.modules.get(path)
         rows.append(
@@ -192,13 +193,17 @@ def is_floating(node: torch.fx.Node) -> bool:
     return isinstance(val, torch.Tensor) and val.is_floating_point()
 
 
-def _consumer(graph: torch.fx.Graph, name: str, calls: Mapping[torch.fx.Node, Call]) -> Call | None:
+def _consumers(graph: torch.fx.Graph, calls: Mapping[torch.fx.Node, Call]) -> dict[str, Call]:
+    """For each parameter the first call that reads it."""
+    found: dict[str, Call] = {}
     for node in graph.nodes:
-        if node.op == "get_attr" and node.meta.get("parameter") == name:
-            for user in node.users:
-                if user in calls:
-                    return calls[user]
-    return None
+        name = node.meta.get("parameter") if node.op == "get_attr" else None
+        if name is None or name in found:
+            continue
+        user = next((user for user in node.users if user in calls), None)
+        if user is not None:
+            found[name] = calls[user]
+    return found
 
 
 def fans(call: Call | None, weight: ParameterRecord) -> tuple[int | None, int | None]:

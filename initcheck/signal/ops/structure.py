@@ -15,6 +15,7 @@ from initcheck.signal.gradient import Gradient, Term
 from initcheck.signal.kernel import Array, Kernel, Profile
 from initcheck.signal.reduce import missing_dims, sum_kernel
 from initcheck.signal.rule import Call, Flow, NotReady, Result, Rule, Unknown, register, shape_of
+from initcheck.signal.shape import normal_cdf
 from initcheck.signal.value import Atom, Dim, Dims, Role, Value, carried, parameter_roles, regroup, settle
 
 
@@ -935,25 +936,43 @@ class WriteView(Written):
 
 @register
 class Top(Rule):
-    """topk/sort: the largest of a row: expected order statistics of the part that varies along it."""
+    """topk/sort: the k largest of n draws, E[f] = n/k ∫ f(Q(u)) P(at most k - 1 of n - 1 others above u) du.
+
+    Q is the quantile function of the part that varies along the row; probabilities count as log-normal.
+    """
 
     ops: tuple[str, ...] = ("topk", "sort")
     signature: tuple[str, ...] = ("input", "k", "dim")
 
     def forward(self, call: Call) -> Result:
-        from initcheck.signal.ops.reduction import extreme
-
         value = call.value("input")
-        shape = call.shape
-        taken_value = taken(value, shape)
-        share = math.prod(shape) / max(math.prod(value.shape), 1)
-        if share < 1:
-            inner = max(value.covariance.same - value.covariance.sample, 0.0)
-            level, spread = extreme(max(round(1 / share), 1))
-            k = taken_value.covariance
-            covariance = Kernel(k.sample + inner * spread, k.far * 0 + k.sample, k.sample, k.sample)
-            taken_value = taken_value.fresh(mean=value.mean + level * math.sqrt(inner), covariance=covariance).settled()
-        return (taken_value, Value(taken_value.dims, 0.0, Kernel.constant(0.0), integer=True))
+        result = taken(value, call.shape)
+        n, k = math.prod(value.shape), math.prod(call.shape)
+        if 0 < k < n and value.variance > 0:
+            dim = next(i for i, (a, b) in enumerate(zip(value.shape, call.shape, strict=True)) if a != b)
+            positive = value.positive or value.mixing is not None
+            mean, spread = self._largest(replace(value, positive=positive), call.shape[dim], value.shape[dim])
+            shared = max(value.covariance.sample, 0.0)
+            covariance = Kernel(shared + spread, shared, shared, shared)
+            result = result.fresh(mean=mean, covariance=covariance, positive=positive, mixing=None).settled()
+        return (result, Value(result.dims, 0.0, Kernel.constant(0.0), integer=True))
+
+    @staticmethod
+    def _largest(value: Value, k: int, n: int) -> tuple[float, float]:
+        """Mean and variance of one of the ``k`` largest of ``n``."""
+        at, values = value.own_source().at, value.own_grid().double().numpy()
+        order = np.argsort(values)
+        weights = at.weights[order]
+        above = np.clip(1.0 - (np.cumsum(weights) - 0.5 * weights), 0.0, 1.0)
+        others = n - 1
+        if k <= 32:
+            chosen = sum(math.comb(others, j) * above**j * (1 - above) ** (others - j) for j in range(k))
+        else:
+            width = np.sqrt(np.maximum(others * above * (1 - above), 0.25))
+            chosen = normal_cdf((k - 0.5 - others * above) / width)
+        shares = weights * chosen / float((weights * chosen).sum())
+        mean = float(shares @ values[order])
+        return mean, float(shares @ values[order] ** 2) - mean**2
 
     def backward(self, call: Call, gradient: Gradient) -> Flow:
         value = call.value("input")
