@@ -10,7 +10,7 @@ from typing import Any
 
 from initcheck import __version__
 from initcheck.config import Config
-from initcheck.findings import Edit, Evidence, Finding, Fix, InsertInit, Location, RewriteCall
+from initcheck.findings import Edit, Evidence, Finding, Fix, InsertInit, Location, RewriteCall, Substitute
 from initcheck.report.summary import shown_findings, summarise
 from initcheck.results import FileResult, FixSummary, LayerRow, Measurement, Report, RunResult
 
@@ -121,6 +121,8 @@ def _edit(edit: Edit) -> dict[str, Any]:
             "function": edit.function,
             "arguments": arguments,
         }
+    if isinstance(edit, Substitute):
+        return {"kind": "substitute", "location": _place(edit.location), "text": edit.text}
     assert isinstance(edit, InsertInit)
     return {
         "kind": "insert-init",

@@ -8,6 +8,7 @@ from typing import Any
 import report_samples as samples
 
 from initcheck.config import Config
+from initcheck.findings import Finding, Fix, InsertInit, Location, RewriteCall, Severity, Substitute
 from initcheck.report import render
 from initcheck.report.json import finding_to_dict
 from initcheck.results import FixSummary, RunResult
@@ -92,3 +93,12 @@ def test_errors_fixes_and_the_summary_are_there() -> None:
 def test_a_place_without_an_end_ends_where_it_begins() -> None:
     place = finding_to_dict(samples.PARTLY) | finding_to_dict(samples.DEPRECATED)
     assert (place["line"], place["end_line"]) == (10, 10)
+
+
+def test_every_kind_of_edit_has_a_form() -> None:
+    where = Location("m.py", 1, 1, 1, 4)
+    edits = (Substitute(where, "name"), RewriteCall(where, "zeros_"), InsertInit(where, "Net", ()))
+    fix = Fix("mend it", edits)
+    finding = Finding("IC105", "filter-matches-nothing", Severity.ERROR, "message", where, fix=fix)
+    kinds = [edit["kind"] for edit in finding_to_dict(finding)["fix"]["edits"]]
+    assert kinds == ["substitute", "rewrite-call", "insert-init"]
