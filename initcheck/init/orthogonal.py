@@ -25,11 +25,9 @@ def _orthonormal(rows: int, columns: int, method: str, like: Tensor, generator: 
         q, r = torch.linalg.qr(tall)
         diagonal = torch.diagonal(r)
         q = q * (diagonal / diagonal.abs())  # makes the factorisation unique, and q Haar-distributed (Mezzadri 2007)
-    elif method == "svd":
-        q = torch.linalg.svd(tall, full_matrices=False).U
     else:
-        values, vectors = torch.linalg.eigh(tall.mH @ tall)
-        q = tall @ (vectors * values.rsqrt()) @ vectors.mH
+        u, _, vh = torch.linalg.svd(tall, full_matrices=False)
+        q = u if method == "svd" else u @ vh  # X (XᴴX)^-½ = UVᴴ, without the square, which costs half of the digits
     q = q.to(home)
     return q if rows >= columns else q.mH
 

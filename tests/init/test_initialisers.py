@@ -232,6 +232,22 @@ def test_orthogonal(method, shape):
     assert torch.allclose(gram, 2.25 * torch.eye(len(gram), dtype=torch.float64), atol=1e-8)
 
 
+@pytest.mark.parametrize("method", ["qr", "polar", "svd"])
+def test_orthogonal_to_the_last_digits_of_float32(method):
+    """A square Gaussian is ill-conditioned: forming XᵀX would leave an error of 3e-4."""
+    weight = init.orthogonal_(torch.empty(400, 400), method=method, generator=seeded())
+    assert float((weight @ weight.T - torch.eye(400)).abs().max()) < 5e-6
+
+
+def test_polar_is_the_nearest_orthogonal_matrix():
+    x = torch.randn(6, 6, dtype=torch.float64, generator=seeded())
+    values, vectors = torch.linalg.eigh(x @ x.T)
+    nearest = vectors @ torch.diag(values.rsqrt()) @ vectors.T @ x  # (XXᵀ)^-½ X
+    assert torch.allclose(
+        init.orthogonal_(torch.empty(6, 6, dtype=torch.float64), method="polar", generator=seeded()), nearest
+    )
+
+
 def test_orthogonal_by_qr_is_uniform_over_orthogonal_matrices():
     """Without the sign correction QR's diagonal is biased: its mean trace is far from 0 (Mezzadri 2007)."""
     generator = seeded()
