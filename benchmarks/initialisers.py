@@ -7,8 +7,8 @@ Three tables, each on demand:
   authors' code (``--fixup``, a checkout of hongyi-zhang/Fixup).
 - otherwise: unhealthy nets as they are, after LSUV, after ``apply("suggested")`` and, with ``--peers``, after AnyInit:
   the range of the forward std over the layers, that of the gradient (its energy per sample, as a std, against the
-  middle of its range), measured by a real pass, and the time. Layers outside [1/3, 3] are marked. The model's output and the
-  last layers of residual branches are free to be small. ``--held-out``: nets that nothing was tuned on.
+  middle of its range), measured by a real pass, and the time. Layers outside [1/3, 3] are marked. The model's
+  output and the last layers of residual branches are free to be small. ``--held-out``: nets that nothing was tuned on.
 
     python benchmarks/initialisers.py [--held-out] [--seeds 3] [--only NAME] [--peers PYTHON]
     python benchmarks/initialisers.py --properties

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from initcheck.init.fans import effective_fans as effective_fans
     from initcheck.init.fans import fans_of as fans_of
     from initcheck.init.fixup import fixup_ as fixup_
+    from initcheck.init.fixup import rezero_model_ as rezero_model_
     from initcheck.init.orthogonal import delta_orthogonal_ as delta_orthogonal_
     from initcheck.init.orthogonal import looks_linear_ as looks_linear_
     from initcheck.init.orthogonal import orthogonal_ as orthogonal_
@@ -75,7 +76,7 @@ _HOMES = {
         "t_fixup_scales",
     ),
     "fans": ("Fans", "effective_fans", "fans_of"),
-    "fixup": ("fixup_",),
+    "fixup": ("fixup_", "rezero_model_"),
     "orthogonal": ("delta_orthogonal_", "looks_linear_", "orthogonal_", "unitary_"),
     "scaling": (
         "glorot_normal_",

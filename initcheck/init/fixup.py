@@ -87,6 +87,42 @@ def fixup_(
     return plan
 
 
+def rezero_model_(model: nn.Module, example_inputs: Tensor | Sequence[Any] | Mapping[str, Any]) -> tuple[str, ...]:
+    """ReZero on a whole model: the multiplier of every residual branch becomes 0 (Bachlechner et al. 2021).
+
+    Multipliers are parameters with one element that a branch of the traced graph is multiplied by.
+
+    Returns:
+        Their names.
+
+    Raises:
+        ValueError: if the graph has no residual branch, or a branch without a multiplier. The model is then as it was.
+    """
+    from initcheck.tracing.ladder import trace
+
+    args, kwargs = split_inputs(example_inputs)
+    structure = analyse(trace(model, args, kwargs, name=type(model).__name__))
+    found: dict[str, None] = {}
+    missing = []
+    for branch in structure.branches:
+        multipliers = _multipliers(branch)
+        found.update(dict.fromkeys(multipliers))
+        if not multipliers:
+            missing.append(branch.last)
+    if not structure.branches or missing:
+        what = f"no scalar multiplier after {_some(missing)}" if missing else "no residual branch in the traced graph"
+        raise ValueError(f"rezero: {what}; ReZero needs x + α·f(x) with a learnt α")
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    with torch.no_grad():
+        for name in found:
+            parameters[name].zero_()
+    return tuple(found)
+
+
+def _multipliers(branch: Branch) -> list[str]:
+    return [p for node in branch.nodes if op_of(node) in {"mul", "imul"} for p in _scalar_operands(node)]
+
+
 def fixup_plan(structure: Structure, values: Mapping[str, Projection] | None = None) -> FixupReport:
     """What Fixup does to the weights of that structure. ``values``: projections that attention reads."""
     branches = structure.branches
@@ -121,7 +157,7 @@ def _scalars(branches: list[Branch], structure: Structure) -> tuple[dict[str, fl
     no_multiplier: list[str] = []
     no_bias: list[str] = []
     for branch in branches:
-        multipliers = [p for node in branch.nodes if op_of(node) in {"mul", "imul"} for p in _scalar_operands(node)]
+        multipliers = _multipliers(branch)
         found.update(dict.fromkeys(multipliers, 1.0))
         if not multipliers:
             no_multiplier.append(branch.last)

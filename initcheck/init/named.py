@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from initcheck.init import orthogonal, scaling
 from initcheck.init.data_dependent import SCALED_LAYERS, lsuv_
 from initcheck.init.fans import Fans, fans_of
-from initcheck.init.fixup import fixup_
+from initcheck.init.fixup import fixup_, rezero_model_
 from initcheck.init.transformer import (
     RecipeReport,
     deepnorm_model_,
@@ -87,6 +87,10 @@ def _fixup(model: nn.Module, inputs: Any, generator: Generator) -> Calls:
     return {**calls, **{name: (f"fixup_({name})", "zero") for name in report.zeroed}}
 
 
+def _rezero(model: nn.Module, inputs: Any, generator: Generator) -> Calls:
+    return {name: (f"rezero_({name})", "multiplier of a residual branch") for name in rezero_model_(model, inputs)}
+
+
 def _recipe(label: str, recipe: Callable[..., RecipeReport]) -> NamedScheme:
     """A recipe for a whole transformer or residual net."""
 
@@ -126,6 +130,7 @@ SCHEMES: dict[str, NamedScheme] = {
     "sparse": _each("sparse_", lambda w, f, g: scaling.sparse_(w, std=(2.0 / 15.0) ** 0.5, generator=g)),
     "lsuv": NamedScheme(_lsuv, needs_inputs=True),
     "fixup": NamedScheme(_fixup, needs_inputs=True),
+    "rezero": NamedScheme(_rezero, needs_inputs=True),
     "t_fixup": _recipe("t_fixup_", t_fixup_),
     "deepnorm": _recipe("deepnorm_", deepnorm_model_),
     "subln": _recipe("subln_", subln_model_),

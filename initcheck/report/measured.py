@@ -104,11 +104,7 @@ def _with_error(
 def _statistics(measured: Measurement) -> tuple[_Column, ...]:
     """What else the pass as given showed."""
     columns = [
-        _plain(
-            "as given: mean, std over inputs, dead and saturated units, weight gradient/weight",
-            "mean",
-            lambda row: row.forward_mean,
-        ),
+        _plain("as given", "mean", lambda row: row.forward_mean),
         _plain("", "over inputs", lambda row: row.sample_std),
         _Column("", "dead", lambda row: _percent(row.dead_share)),
         _Column("", "saturated", lambda row: _percent(row.saturated_share)),

@@ -12,7 +12,7 @@ def small_net():
     return nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 8))
 
 
-RESIDUAL = {"fixup", "t_fixup", "deepnorm", "subln", "ds_init", "gpt2"}
+RESIDUAL = {"fixup", "t_fixup", "deepnorm", "subln", "ds_init", "gpt2", "rezero"}
 """Schemes for nets with residual branches, which have tests of their own."""
 
 

@@ -11,6 +11,7 @@ from nets import NormFreeTransformer
 from torch import nn
 from torch.nn import functional as F
 
+from initcheck import apply
 from initcheck.init import fixup_
 
 
@@ -88,6 +89,17 @@ def test_fan_out_and_packed_attention():
     transformer = fixup_(NormFreeTransformer(5), torch.randn(2, 6, 64))
     assert transformer.scaled["qkv.0.weight"] == pytest.approx(10 ** (-1 / 6))  # m = 4: q, k, v and the projection
     assert transformer.scaled["fc.0.weight"] == pytest.approx(10 ** (-1 / 2))
+
+
+def test_rezero_zeroes_the_multipliers():
+    model, x = Complete(3), torch.randn(2, 3, 8, 8)
+    before = model.blocks[0].conv1.weight.clone()
+    changes = apply(model, "rezero", x)
+    assert [c.parameter for c in changes] == [f"blocks.{i}.scale" for i in range(3)]
+    assert all(float(block.scale.detach()) == 0 for block in model.blocks)
+    assert torch.equal(before, model.blocks[0].conv1.weight)
+    with pytest.raises(ValueError, match=r"rezero: no scalar multiplier after proj\.0"):
+        apply(NormFreeTransformer(1), "rezero", torch.randn(2, 6, 64))
 
 
 def test_a_net_without_branches_is_refused():
