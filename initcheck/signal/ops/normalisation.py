@@ -194,7 +194,8 @@ def inverse_profile(x: Value) -> Kernel:
     if x.covariance.pairs is not None:
         root = 1.0 / np.sqrt(np.maximum(x.covariance.pairs.diagonal(), 1e-9))
         return Kernel.by_pairs(np.multiply.outer(root, root), level, level)
-    return replace(Kernel.constant(level), profile=profile)
+    far = math.prod(1.0 if p is None else float(np.sqrt(p).mean()) ** 2 for p in raised)
+    return Kernel(level, far, level, far, None, profile)
 
 
 class PerSample(Normalisation):

@@ -148,7 +148,8 @@ class Extreme(Rule):
         over = reduced_dims(call, x)
         n = math.prod(a.size for i in over for a in x.dims[i])
         k = gradient.collapsed() * (1 / max(n, 1))
-        k = Kernel(k.same, k.far / max(n, 1), k.cross / max(n, 1), k.sample / max(n, 1))
+        alone = any(a.role == "P" for i in over for a in x.dims[i])  # two positions never win both
+        k = Kernel(k.same, 0.0 if alone else k.far / max(n, 1), k.cross / max(n, 1), k.sample / max(n, 1))
         yield call.node_of("input"), Gradient.fresh(settle(k, x.dims))
 
 

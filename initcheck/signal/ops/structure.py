@@ -467,8 +467,8 @@ class GetItem(Rule):
             profile = value.covariance.profile[axis] if axis < len(value.covariance.profile) else None
             if profile is not None and len(profile) == len(chosen[1]):
                 level = float((profile * chosen[1]).sum() / chosen[1].sum())
-                bare = replace(value.covariance, profile=(), local=None)
-                value = value.fresh(covariance=bare * level)
+                bare = replace(value.covariance, profile=(), local=None, pairs=None)
+                value = value.fresh(covariance=part_of(bare, level))
         # a view with only the surviving dims, then shrunk
         survivor = value.fresh(tuple(dims)).settled() if value.iid else value.fresh(tuple(dims))
         return taken(survivor, shape)
@@ -656,8 +656,17 @@ class Concatenate(Rule):
                 level = float(piece.mean())
                 axes = list(kernel.profile)
                 axes[axis] = piece / level if level > 0 and size > 1 else None
-                share = replace(kernel, profile=tuple(axes)) * level
+                share = part_of(replace(kernel, profile=tuple(axes), pairs=None), level)
             yield node, Gradient.of(Term(settle(share, value.dims)))
+
+
+def part_of(k: Kernel, level: float) -> Kernel:
+    """The kernel among some of the positions, where the elementwise moment is ``level`` times the average.
+
+    What different positions share is that of the many, whatever the few (a class token) have of their own.
+    """
+    same, cross = k.same * level, k.cross * level
+    return replace(k, same=same, far=min(k.far, same), cross=cross, sample=min(k.sample, cross))
 
 
 def axis_of(dims: Dims, dim: int) -> int:
@@ -717,7 +726,10 @@ class Pad(Rule):
             return value.fresh(new, covariance=value.covariance.without_local()).settled()
         fill = float(call.plain("value", 0.0) or 0.0)
         mean = value.mean * share + fill * (1 - share)
-        second = value.second * share + fill**2 * (1 - share)
+        inside, places = value.count("P"), math.prod(a.size for d in new for a in d if a.role == "P")
+        pairs = inside * (inside - 1) / (places * (places - 1)) if places > inside > 0 else share
+        k = value.second
+        second = Kernel(k.same * share, k.far * pairs, k.cross * share, k.sample * pairs) + fill**2 * (1 - share)
         second = Kernel(second.same, second.far, second.cross, second.sample, None, self._profile(call, value, new))
         return Value(new, mean, second - mean**2, approximate=value.approximate).settled()
 
@@ -747,7 +759,29 @@ class Pad(Rule):
 
     def backward(self, call: Call, gradient: Gradient) -> Flow:
         value = call.value("input")
-        yield call.node_of("input"), Gradient.fresh(settle(gradient.collapsed().without_local(), value.dims))
+        kernel = gradient.collapsed().without_local()
+        yield call.node_of("input"), Gradient.fresh(settle(self._unpadded(call, kernel), value.dims))
+
+    def _unpadded(self, call: Call, k: Kernel) -> Kernel:
+        """The part of the gradient that falls on what was there before (class tokens that were padded do not count)."""
+        if len(k.profile) != len(call.out.positions):
+            return k
+        pads = [int(p) for p in call.plain("pad")]
+        axes: list[Array | None] = []
+        level, axis = 1.0, 0
+        for i, dim in enumerate(call.out.dims):
+            for _ in range(sum(a.role == "P" for a in dim)):
+                own = k.profile[axis]
+                axis += 1
+                last = 2 * (len(call.out.dims) - i)
+                if own is not None and last <= len(pads) and len(dim) == 1:
+                    low, high = max(pads[last - 2], 0), max(pads[last - 1], 0)
+                    inner = own[low : len(own) - high]
+                    mean = float(inner.mean()) if len(inner) else 0.0
+                    level *= mean
+                    own = inner / mean if mean > 0 else None
+                axes.append(own)
+        return part_of(replace(k, profile=tuple(axes), pairs=None), level)
 
 
 @register
