@@ -22,7 +22,7 @@ from initcheck.tracing.trace import ParameterRecord
 
 PATTERNS = (
     "*resnet18", "*vgg11", "*densenet121", "*mobilenet_v2", "*efficientnet_b0", "*convnext_tiny", "*swin_t",
-    "*vit_tiny*", "*nf_resnet50", "*mixer*", "*deit_tiny*", "*regnetx_002", "*GPT-2*", "*BERT*", "*Llama*", "*T5*",
+    "*vit_tiny*", "*nfnet*", "*mixer*", "*deit_tiny*", "*regnetx_002", "*gpt2*", "*bert*", "*llama*", "*t5*",
     "*lstm*", "*gru*", "*mlp*", "*transformer*",
 )  # fmt: skip
 

@@ -9,13 +9,20 @@ from collections.abc import Mapping, Sequence
 
 import click
 
+from initcheck.commands.capture import capture
 from initcheck.commands.catalogue import explain, rules
 from initcheck.commands.check import check
 from initcheck.commands.trace import trace
 from initcheck.config import ConfigError
 from initcheck.exit_codes import FAILURE, INTERRUPTED
 
-COMMANDS: Mapping[str, click.Command] = {"check": check, "trace": trace, "explain": explain, "rules": rules}
+COMMANDS: Mapping[str, click.Command] = {
+    "check": check,
+    "trace": trace,
+    "capture": capture,
+    "explain": explain,
+    "rules": rules,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -85,6 +85,15 @@ def run(paths: Sequence[str | Path], config: Config, tell: Tell | None = None, t
     return Run(result, reader.texts(result))
 
 
+def heard(results: Sequence[FileResult], config: Config, seconds: float) -> Run:
+    """A run made of results that were had elsewhere: of their findings, those that are selected and not suppressed."""
+    reader = _Reader()
+    files = tuple(_as_heard(result, config, reader) for result in results)
+    errors = [f"defect in initcheck: {defect}" for file in files for defect in file.defects]
+    result = RunResult(files, tuple(errors), seconds)
+    return Run(result, reader.texts(result))
+
+
 def _awaited(future: Future[T]) -> T:
     """The future's result; looks up now and then, since Ctrl-C is lost on a thread that only waits.
 

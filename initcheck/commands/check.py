@@ -22,6 +22,7 @@ _HELP_TAIL = (
         "Commands",
         [
             ("initcheck trace TARGET", "Show who wrote each parameter, from which line."),
+            ("initcheck capture -- COMMAND", "Run a training command up to its first forward; check that model."),
             ("initcheck explain CODE", "Print the page of a rule: what, why, theory, a bad and a good example."),
             ("initcheck rules", "List all rules."),
             ("initcheck check PATH...", "The same as initcheck PATH...; also for a path that is called like a command "

@@ -48,7 +48,7 @@ def build(constructor: Callable[[], Any]) -> Built:
     """
     log = InitLog()
     try:
-        with random_state_kept(), offline(log.notes), _modules_noted(log), reporting(log), DataAssignments(log), log:
+        with random_state_kept(), offline(log.notes), watched(log):
             model = constructor()
     except (KeyboardInterrupt, GeneratorExit):
         raise
@@ -61,13 +61,20 @@ def build(constructor: Callable[[], Any]) -> Built:
     return Built(model, log)
 
 
+@contextlib.contextmanager
+def watched(log: InitLog) -> Iterator[None]:
+    """For the length of the block, the log learns of every write of this thread."""
+    with _modules_noted(log), reporting(log), DataAssignments(log), log:
+        yield
+
+
 def initialise_lazily(model: nn.Module, log: InitLog, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
     """Let lazy modules (``nn.LazyLinear``) take their shapes from one real pass, under the log.
 
     Raises:
         Exception: whatever the forward raises.
     """
-    with random_state_kept(), _modules_noted(log), reporting(log), DataAssignments(log), log, torch.no_grad():
+    with random_state_kept(), watched(log), torch.no_grad():
         model(*args, **kwargs)
 
 

@@ -31,6 +31,7 @@ from initcheck.tracing.trace import Distribution, Frame, ModuleRecord, Parameter
 
 LAZY = 1 << 16
 """Tensors of more elements are not written, only logged."""
+_MANY_STORAGES = 1 << 14
 BUDGET = 1 << 27
 """So many elements of big tensors are written after all, where something reads them."""
 
@@ -78,10 +79,16 @@ class _Storage:
 
 
 class InitLog(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Watches a constructor; see ``build``."""
+    """Watches a constructor; see ``build``. With ``lazy`` False, all of a process: everything is written for real.
 
-    def __init__(self) -> None:
+    ``awake``: False to let every op pass unseen.
+    """
+
+    def __init__(self, *, lazy: bool = True) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self.awake = True
+        self._lazy_above = LAZY if lazy else sys.maxsize
+        self._forget_at = sys.maxsize if lazy else _MANY_STORAGES
         self.storages: dict[int, _Storage] = {}
         self.depth = 0
         self.spent = 0
@@ -99,7 +106,16 @@ class InitLog(TorchDispatchMode):  # type: ignore[no-untyped-call]
         numel = max(1, storage.nbytes() // max(tensor.element_size(), 1))
         made = _Storage(StorageWeakRef(storage), numel, dist)  # type: ignore[no-untyped-call]
         self.storages[storage._cdata] = made
+        if len(self.storages) > self._forget_at:
+            self._forget()
         return made
+
+    def _forget(self) -> None:
+        """Drop the histories of tensors that are gone: a process that reads data makes millions."""
+        gone = [key for key, storage in self.storages.items() if storage.reference.expired()]  # type: ignore[no-untyped-call]
+        for key in gone:
+            del self.storages[key]
+        self._forget_at = max(_MANY_STORAGES, 2 * len(self.storages))
 
     def _share(self, tensor: torch.Tensor, storage: _Storage) -> float:
         return min(1.0, tensor.numel() / storage.numel)
@@ -109,6 +125,8 @@ class InitLog(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the op, or put it down."""
         kwargs = kwargs or {}
+        if not self.awake:
+            return func(*args, **kwargs)
         name = op_base(func)
         inplace = func._schema.name.endswith("_") and not func._schema.name.endswith("__")
         if not inplace:
@@ -146,7 +164,7 @@ class InitLog(TorchDispatchMode):  # type: ignore[no-untyped-call]
         options = {
             k: v for k, v in kwargs.items() if k in ("dtype", "device", "layout", "pin_memory") and v is not None
         }
-        lazy = math.prod(shape) > LAZY and str(options.get("device", "cpu")).startswith("cpu")
+        lazy = math.prod(shape) > self._lazy_above and str(options.get("device", "cpu")).startswith("cpu")
         if lazy:
             if like is not None:
                 options.setdefault("dtype", like.dtype)
@@ -175,7 +193,7 @@ class InitLog(TorchDispatchMode):  # type: ignore[no-untyped-call]
         before = storage.dist
         whole = share >= 1.0
         lazy = (
-            tensor.numel() > LAZY
+            tensor.numel() > self._lazy_above
             and tensor.device.type == "cpu"
             and (whole or storage.pending or not _touched(storage))
         )
@@ -241,7 +259,7 @@ class InitLog(TorchDispatchMode):  # type: ignore[no-untyped-call]
             or source.numel() != target.numel()
         ):
             return False, None
-        if not of.pending or target.numel() <= LAZY:
+        if not of.pending or target.numel() <= self._lazy_above:
             return False, None
         into.fill, into.chain, into.parts = of.fill, list(of.chain), []
         into.pending, into.dist = True, of.dist
@@ -403,7 +421,7 @@ class InitLog(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def set_analytic(self, tensor: torch.Tensor, dist: Distribution, call: Any) -> bool:
         """Put down an init whose body needs data; False if it has to be run (a small or partly covered tensor)."""
         storage = self._of(tensor) or self._enter(tensor, UNINITIALISED)
-        if tensor.numel() <= LAZY or self._share(tensor, storage) < 1.0 or tensor.device.type != "cpu":
+        if tensor.numel() <= self._lazy_above or self._share(tensor, storage) < 1.0 or tensor.device.type != "cpu":
             return False
         storage.fill = Op(_InitFill(call, dist))
         storage.chain, storage.parts, storage.pending, storage.clone_of = [], [], True, 0
