@@ -26,6 +26,10 @@ SEVERAL = 3
 """Layers that must be off for a warning: one layer at the wrong scale delays nobody."""
 
 
+_RESTORED = 3
+"""Weights between two norm layers (separable convolutions, the blocks of Visformer) over which no drift gathers."""
+
+
 @dataclass(frozen=True, slots=True)
 class FanCase:
     """A weight, the Kaiming call that drew it, and the fan that the call read beside the one that it should have."""
@@ -62,20 +66,23 @@ class FanGroup:
 def fan_groups(context: ModelContext, right_fan: Callable[[WeightUse, str], float | None]) -> dict[Location, FanGroup]:
     """Calls that are far off, by place; ``right_fan(use, mode)``: the true fan, None for weights not concerned.
 
-    Weights in front of a norm layer are left out: it restores their scale.
+    Weights that a norm layer is near to on both sides are left out: it restores their scale.
     """
+    from initcheck.init.structure import short_segments
     from initcheck.rules.scale import structure_of
 
+    structure = structure_of(context)
+    restored = short_segments(context.trace.graph, structure.uses, _RESTORED)
     groups: dict[Location, list[FanCase]] = defaultdict(list)
     served: dict[Location, int] = defaultdict(int)
-    for use in structure_of(context).by_parameter().values():
+    for use in structure.by_parameter().values():
         write = final_write(use.record)
         if write is None or not write.function.startswith("kaiming_"):
             continue
         where = call_location(write, context)
         served[where] += 1
         mode = str(write.arguments.get("mode", "fan_in"))
-        right = right_fan(use, mode) if use.feeds != "norm" else None
+        right = right_fan(use, mode) if use.parameter not in restored else None
         if right is None:
             continue
         shape = use.record.shape
