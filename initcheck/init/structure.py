@@ -393,6 +393,19 @@ def short_segments(graph: torch.fx.Graph, uses: list[WeightUse], most: int) -> f
     return frozenset(use.parameter for use in uses if short(use))
 
 
+def between_norms(graph: torch.fx.Graph, uses: list[WeightUse], most: int) -> frozenset[str]:
+    """Weights on a way of at most ``most`` weights from one norm layer to another, both of which reset the scale."""
+    weighted = {use.node for use in uses}
+    nodes = list(graph.nodes)
+    since = _distances(nodes, weighted, forward=True, ends=False)
+    until = _distances(nodes, weighted, forward=False, ends=False)
+    return frozenset(
+        use.parameter
+        for use in uses
+        if use.feeds == "norm" or since.get(use.node, math.inf) + until.get(use.node, math.inf) - 1 <= most
+    )
+
+
 def _distances(
     nodes: list[torch.fx.Node], weighted: set[torch.fx.Node], *, forward: bool, ends: bool
 ) -> dict[torch.fx.Node, int]:

@@ -166,8 +166,8 @@ def judge(trace: Trace, signal: Signal) -> Consequence:
     hidden = rows[: rows.index(head)]
     reference = _reference(head)
     steps = _steps(hidden, reference, signal)
-    if not steps:
-        return NOTHING
+    if not steps or steps[0].sample_std == 0:
+        return NOTHING  # nothing is known to depend on the input (token ids that are all alike): no net can be judged
     reach = max(step.reach for step in steps)
     share = min((step.share for step in steps), default=1.0)
     overflow = _overflow(trace, signal.layers)

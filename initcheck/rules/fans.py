@@ -68,11 +68,11 @@ def fan_groups(context: ModelContext, right_fan: Callable[[WeightUse, str], floa
 
     Weights that a norm layer is near to on both sides are left out: it restores their scale.
     """
-    from initcheck.init.structure import short_segments
+    from initcheck.init.structure import between_norms
     from initcheck.rules.scale import structure_of
 
     structure = structure_of(context)
-    restored = short_segments(context.trace.graph, structure.uses, _RESTORED)
+    restored = between_norms(context.trace.graph, structure.uses, _RESTORED)
     groups: dict[Location, list[FanCase]] = defaultdict(list)
     served: dict[Location, int] = defaultdict(int)
     for use in structure.by_parameter().values():

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from initcheck.findings import Finding, Fix, Location, RewriteCall, Severity
+from initcheck.findings import Finding, Fix, Location, RewriteCall, Severity, Substitute
 from initcheck.rules.base import ModelContext, finding
 from initcheck.rules.scale import severity_at, structure_of
 from initcheck.rules.source_index import init_writes, text_of, without_data
@@ -35,7 +35,10 @@ _FAN_IN = re.compile(r"fan_?in", re.I)
 
 def check_source(source: SourceFile) -> Iterator[Finding]:
     """A name that says fan_in, given the first dimension of a layer's weight, which counts its outputs."""
-    if _FAN_IN.search(source.text) is None or not init_writes(source):
+    if not init_writes(source):
+        return
+    yield from _matrix_fans(source)
+    if _FAN_IN.search(source.text) is None:
         return
     for node in ast.walk(source.tree):
         if not isinstance(node, ast.Assign) or len(node.targets) != 1:
@@ -50,8 +53,79 @@ def check_source(source: SourceFile) -> Iterator[Finding]:
                 f"`{target.id} = {text_of(node.value)}` is the number of outputs: a layer's weight has the shape "
                 "(out, in, ...), so this is the fan-out",
                 source.location(node),
+                severity=Severity.WARNING,
                 suggestion=f"{target.id} = {ast.unparse(weight)}.size(1)",
             )
+
+
+_SECOND_SIZE = re.compile(r"self\.\w+(?:\.data)?\.(?:size\(\)?\s*(?:\[1\]|1\))|shape\[(?:1|-1)\])")
+_PRODUCTS = frozenset({"torch.mm", "torch.matmul", "torch.spmm"})
+
+
+def _matrix_fans(source: SourceFile) -> Iterator[Finding]:
+    """``1 / sqrt(self.weight.size(1))`` in a class that makes the weight (in, out) and computes ``x @ self.weight``."""
+    if "sqrt" not in source.text or _SECOND_SIZE.search(source.text) is None:
+        return
+    for owner in ast.walk(source.tree):
+        if not isinstance(owner, ast.ClassDef):
+            continue
+        matrices = {name for name, sizes in _parameter_sizes(source, owner) if sizes == 2}
+        used = {name for name in matrices if _is_multiplied(source, owner, name)}
+        for call in ast.walk(owner) if used else ():
+            if not isinstance(call, ast.Call) or ast.unparse(call.func).rpartition(".")[2] != "sqrt":
+                continue
+            for size in ast.walk(call):
+                name = _second_size(size)
+                if name in used:
+                    where = source.location(size)  # type: ignore[arg-type]
+                    right = re.sub(r"-?1(?=[\])]$)", "0", ast.unparse(size))
+                    yield finding(
+                        CODE,
+                        f"`{ast.unparse(size)}` is the number of outputs of `self.{name}`, which is used as x @ W: "
+                        "the bound is computed from the fan-out",
+                        where,
+                        severity=Severity.WARNING,
+                        parameter=f"{owner.name}.{name}",
+                        suggestion=right,
+                        fix=Fix("read the fan off the other axis", (Substitute(where, right),)),
+                    )
+
+
+def _parameter_sizes(source: SourceFile, owner: ast.ClassDef) -> Iterator[tuple[str, int]]:
+    """``self.<name> = nn.Parameter(torch.empty(a, b))``: the name and how many sizes are given."""
+    for node in ast.walk(owner):
+        if not isinstance(node, ast.Assign) or not isinstance(node.value, ast.Call) or not node.value.args:
+            continue
+        made, target = node.value.args[0], node.targets[0]
+        if not isinstance(target, ast.Attribute) or not isinstance(made, ast.Call):
+            continue
+        if not (source.imports.resolve(node.value.func) or "").endswith(".Parameter"):
+            continue
+        first = made.args[0] if made.args else None
+        given = first.elts if isinstance(first, (ast.Tuple, ast.List)) and len(made.args) == 1 else made.args
+        yield target.attr, len(given)
+
+
+def _is_multiplied(source: SourceFile, owner: ast.ClassDef, name: str) -> bool:
+    """Whether the class multiplies something by ``self.<name>`` as it is, from the right."""
+    for node in ast.walk(owner):
+        right: ast.expr | None = None
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.MatMult):
+            right = node.right
+        elif isinstance(node, ast.Call) and len(node.args) == 2 and source.imports.resolve(node.func) in _PRODUCTS:
+            right = node.args[1]
+        if isinstance(right, ast.Attribute) and ast.unparse(right) == f"self.{name}":
+            return True
+    return False
+
+
+def _second_size(node: ast.AST) -> str:
+    """``weight`` of ``self.weight.size(1)``, ``self.weight.size()[1]`` and ``self.weight.shape[-1]``; else empty."""
+    if not isinstance(node, (ast.Call, ast.Subscript)):
+        return ""
+    text = ast.unparse(node)
+    match = re.fullmatch(r"self\.(\w+)(?:\.data)?\.(?:size\(\)\[1\]|size\((?:1|-1)\)|shape\[(?:1|-1)\])", text)
+    return match[1] if match else ""
 
 
 def _first_size(value: ast.expr) -> ast.expr | None:

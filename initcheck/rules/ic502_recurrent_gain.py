@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from initcheck.findings import Finding, Fix, RewriteCall, Severity
+from initcheck.findings import Finding, Fix, Location, RewriteCall, Severity
 from initcheck.rules.base import ModelContext, finding
 from initcheck.rules.chains import op_of
 from initcheck.rules.scale import structure_of
@@ -31,6 +32,7 @@ _GROWTH_ERROR = 1e15
 
 def check_model(context: ModelContext) -> Iterator[Finding]:
     """One finding for each hidden-to-hidden matrix that the user's code draws."""
+    groups: dict[Location, list[tuple[WeightUse, tuple[Severity, float, str]]]] = defaultdict(list)
     for use in structure_of(context).uses:
         record = use.record
         if not record.attribute.startswith("weight_hh") or len(record.shape) != 2 or not record.distribution.known:
@@ -40,7 +42,10 @@ def check_model(context: ModelContext) -> Iterator[Finding]:
             continue
         found = _judge(use, _steps(use))
         if found is not None:
-            yield _finding(context, use, *found)
+            groups[call_location(write, context)].append((use, found))
+    for where, cases in groups.items():
+        use, found = max(cases, key=lambda case: case[1][1])
+        yield _finding(context, where, use, len(cases), *found)
 
 
 def _radius(use: WeightUse) -> float:
@@ -75,17 +80,18 @@ def _judge(use: WeightUse, steps: int) -> tuple[Severity, float, str] | None:
     return None
 
 
-def _finding(context: ModelContext, use: WeightUse, severity: Severity, radius: float, effect: str) -> Finding:
-    write = final_write(use.record)
-    assert write is not None
-    where = call_location(write, context)
+def _finding(
+    context: ModelContext, where: Location, use: WeightUse, number: int, severity: Severity, radius: float, effect: str
+) -> Finding:
+    also = f" (of {number} such)" if number > 1 else ""
     fix = None
     if context.source is not None and where.path == context.source.path and where.end_line and radius > 1:
         fix = Fix("draw an orthogonal matrix", (RewriteCall(where, "orthogonal_", ()),))
     rows, n = use.record.shape
     return finding(
         CODE,
-        f"`{use.parameter}` has a spectral radius of about {radius:.2g} where an orthogonal matrix has 1: {effect}",
+        f"`{use.parameter}`{also} has a spectral radius of about {radius:.2g} where an orthogonal matrix has 1: "
+        f"{effect}",
         where,
         severity=severity,
         model=context.trace.model,

@@ -68,7 +68,82 @@ MIXER = """
     y = model(torch.randn(16, 32))
 """
 
+GATED = """
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc, self.branch, self.head = nn.Linear(32, 32), nn.Linear(32, 32), nn.Linear(32, 10)
+            self.gate = nn.Parameter(torch.zeros(1), requires_grad={trained})
+
+        def forward(self, x):
+            x = torch.relu(self.fc(x))
+            return self.head(x + self.gate * torch.tanh(self.branch(x)))
+
+    model = Net()
+    y = model(torch.randn(16, 32))
+"""
+
+SCORES = """
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc, self.head = nn.Linear(32, 64), nn.Linear(64, 10)
+            {call}
+
+        def forward(self, x):
+            return {out}
+
+    model = Net()
+    loss = F.{loss}(model(torch.randn(16, 32)), torch.zeros(16, 10))
+"""
+
+MEMORY = """
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rnn, self.head = nn.{kind}(16, 32, num_layers=2, batch_first=True), nn.Linear(32, 10)
+            for name, p in self.rnn.named_parameters():
+                if {test}:
+                    {call}
+
+        def forward(self, x):
+            return self.head(self.rnn(x)[0][:, -1])
+
+    model = Net()
+    y = model(torch.randn(8, 20, 16))
+"""
+
 FOUND = {
+    "IC705 a frozen zero": (
+        GATED.format(trained="False"),
+        ("IC705", "error", "self.fc, self.branch, self.head = nn.Linear(32, 32), nn.Linear(32, 32), nn.Linear(32, 10)"),
+    ),
+    "IC602 relu on logits": (
+        SCORES.format(call="pass", out="torch.relu(self.head(torch.relu(self.fc(x))))", loss="cross_entropy"),
+        ("IC602", "warning", "return torch.relu(self.head(torch.relu(self.fc(x))))"),
+    ),
+    "IC603 a bias far below zero": (
+        SCORES.format(
+            call="nn.init.constant_(self.fc.bias, -2.0)", out="self.head(torch.relu(self.fc(x)))", loss="l1_loss"
+        ),
+        ("IC603", "warning", "nn.init.constant_(self.fc.bias, -2.0)"),
+    ),
+    "IC208 a wide head": (
+        SCORES.format(
+            call="nn.init.normal_(self.head.weight, std=3)",
+            out="self.head(torch.relu(self.fc(x)))",
+            loss="cross_entropy",
+        ),
+        ("IC208", "warning", "nn.init.normal_(self.head.weight, std=3)"),
+    ),
+    "IC501 the first layer only": (
+        MEMORY.format(kind="LSTM", test="name == 'bias_hh_l0'", call="p.data[32:64].fill_(1.0)"),
+        ("IC501", "warning", "p.data[32:64].fill_(1.0)"),
+    ),
+    "IC502 a state that grows": (
+        MEMORY.format(kind="RNN", test="'weight_hh' in name", call="nn.init.normal_(p, std=1.0)"),
+        ("IC502", "warning", "nn.init.normal_(p, std=1.0)"),
+    ),
     "IC302 three layers at the wrong scale": (
         DECODER.format(norm="nn.Identity()", call="nn.init.kaiming_normal_(m.weight)"),
         ("IC302", "warning", "nn.init.kaiming_normal_(m.weight)"),
@@ -95,6 +170,21 @@ QUIET = {
     "a norm behind each": DECODER.format(norm="nn.BatchNorm2d(b)", call="nn.init.kaiming_normal_(m.weight)"),
     "DCGAN's std": DECODER.format(norm="nn.Identity()", call="nn.init.normal_(m.weight, 0, 0.05)"),
     "branch ends": BLOCKS.format(test="name.endswith('down.weight')"),
+    "a gate that is trained": GATED.format(trained="True"),
+    "relu on what is measured": SCORES.format(
+        call="pass", out="torch.relu(self.head(torch.relu(self.fc(x))))", loss="l1_loss"
+    ),
+    "a small negative bias": SCORES.format(
+        call="nn.init.constant_(self.fc.bias, -0.1)", out="self.head(torch.relu(self.fc(x)))", loss="l1_loss"
+    ),
+    "a wide head of a regression": SCORES.format(
+        call="nn.init.normal_(self.head.weight, std=3)", out="self.head(torch.relu(self.fc(x)))", loss="l1_loss"
+    ),
+    "a forget-gate bias in every layer": MEMORY.format(
+        kind="LSTM", test="'bias_hh' in name", call="p.data[32:64].fill_(1.0)"
+    ),
+    "an orthogonal state": MEMORY.format(kind="RNN", test="'weight_hh' in name", call="nn.init.orthogonal_(p)"),
+    "Xavier on a GRU": MEMORY.format(kind="GRU", test="'weight' in name", call="nn.init.xavier_uniform_(p)"),
     "centred": MIXER.format(call="nn.init.uniform_(self.first.weight, -0.2, 0.2)"),
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from pathlib import Path
 
 import pytest
 
@@ -255,6 +256,79 @@ FOUND |= {
     ),
 }
 
+FOUND |= {
+    "IC301 the fan-out of x @ W": (
+        """
+        class GraphConvolution(nn.Module):
+            def __init__(self, i, o):
+                self.weight = nn.Parameter(torch.FloatTensor(i, o))
+
+            def reset_parameters(self):
+                stdv = 1.0 / math.sqrt(self.weight.size(1))
+                self.weight.data.uniform_(-stdv, stdv)
+
+            def forward(self, x, adj):
+                return torch.spmm(adj, torch.mm(x, self.weight))
+        """,
+        [("IC301", 6)],
+    ),
+    "IC106 apply in front of the layers": (
+        """
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.apply(self._init)
+                self.fc = nn.Linear(4, 4)
+
+            def _init(self, m):
+                if isinstance(m, nn.Linear):
+                    nn.init.zeros_(m.bias)
+                    nn.init.orthogonal_(m.weight)
+        """,
+        [("IC106", 4)],
+    ),
+    "IC106 a return in the loop": (
+        """
+        def init(net):
+            for m in net.modules():
+                if isinstance(m, nn.Linear):
+                    nn.init.orthogonal_(m.weight)
+                    return
+        """,
+        [("IC106", 5)],
+    ),
+    "IC108 a loaded part of what is initialised": (
+        """
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.backbone = resnet50(pretrained=True)
+                self.head = nn.Linear(4, 4)
+                for m in self.modules():
+                    if isinstance(m, nn.Conv2d):
+                        nn.init.kaiming_normal_(m.weight)
+        """,
+        [("IC108", 6)],
+    ),
+    "IC112 an argument that is never read": (
+        """
+        def init_linear(m, std=0.02):
+            nn.init.normal_(m.weight, std=0.02)
+        """,
+        [("IC112", 1)],
+    ),
+    "IC112 a scheme that passes": (
+        """
+        def init_net(m, kind):
+            if kind == "xavier":
+                nn.init.xavier_normal_(m.weight)
+            elif kind == "orthogonal":
+                pass
+        """,
+        [("IC112", 5)],
+    ),
+}
+
 QUIET = {
     "names that only look deprecated": "torch.normal(0, 1, (2,))\nimport numpy as np\nnp.random.normal(0, 1)",
     "a function of the user's own": "def xavier_uniform(w):\n    return w\nxavier_uniform(w)",
@@ -424,6 +498,80 @@ QUIET = {
                 self.weight3 = nn.Parameter(torch.rand(4))
                 nn.init.normal_(self.weight2)
         """,
+    "a square matrix's own layout, and a linear layer's": """
+        class A(nn.Module):
+            def __init__(self, i, o):
+                self.weight = nn.Parameter(torch.FloatTensor(o, i))
+                bound = 1 / math.sqrt(self.weight.size(1))
+                self.weight.data.uniform_(-bound, bound)
+
+            def forward(self, x):
+                return F.linear(x, self.weight)
+        """,
+    "layers attached later that are initialised on their own, or of another type": """
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.fc = nn.Linear(4, 4)
+                for m in self.modules():
+                    if isinstance(m, nn.Linear):
+                        nn.init.orthogonal_(m.weight)
+                self.conv = nn.Conv2d(4, 4, 1)
+                self.head = nn.Linear(4, 4)
+                nn.init.zeros_(self.head.weight)
+                self.tail = nn.Linear(4, 4)
+                set_up(self.tail)
+        """,
+    "apply at the end, and one that initialises nothing": """
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.apply(print)
+                self.fc = nn.Linear(4, 4)
+                self.apply(self._init)
+
+            def _init(self, m):
+                if isinstance(m, nn.Linear):
+                    nn.init.orthogonal_(m.weight)
+        """,
+    "init, then load; new layers only; one of two branches": """
+        def init(m):
+            nn.init.orthogonal_(m.weight)
+
+        def f(net, path):
+            net.apply(init)
+            net.load_state_dict(torch.load(path))
+            net.head.apply(init)
+            if path:
+                other = Net.from_pretrained(path)
+            else:
+                other = Net()
+                other.apply(init)
+            tokenizer = AutoTokenizer.from_pretrained(path)
+            tokenizer.apply(init)
+        """,
+    "an init function for others to call": """
+        class Net(nn.Module):
+            def init_weights(self):
+                nn.init.orthogonal_(self.fc.weight)
+        """,
+    "a framework's hook": """
+        class Net(PreTrainedModel):
+            def _init_weights(self, m):
+                nn.init.orthogonal_(m.weight)
+
+        net = Net()
+        """,
+    "arguments that are read, passed on, or no scale": """
+        def init_linear(m, std=0.02, name=""):
+            nn.init.normal_(m.weight, std=std)
+
+        class Net(nn.Module):
+            def __init__(self, std):
+                init_linear(self.fc, std=std)
+                self.std = std
+                init_linear(self.head)
+        """,
     "LoRA with one zero factor, and its reset": """
         class Lora(nn.Module):
             def __init__(self, r):
@@ -469,3 +617,35 @@ def test_messages_name_the_thing_and_the_remedy() -> None:
     for finding in findings:
         assert finding.message
         assert finding.location.end_line
+
+
+UNCALLED = """
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+
+    def init_weights(self):
+        nn.init.orthogonal_(self.fc.weight)
+"""
+
+
+@pytest.mark.parametrize(
+    ("others", "script", "expected"),
+    [
+        ({}, "", []),
+        ({}, "net = Net()\n", ["IC111"]),
+        ({"README.md": "# a project\n", "train.py": "from net import Net\n"}, "", ["IC111"]),
+        ({"README.md": "# a project\n", "sub/train.py": "from net import Net\nNet().init_weights()\n"}, "", []),
+        ({"README.md": "call init_weights() first\n"}, "net = Net()\n", []),
+    ],
+    ids=["lone file", "script", "project without a call", "called from another folder", "named in the README"],
+)
+def test_init_functions_are_looked_for_in_the_project(
+    others: dict[str, str], script: str, expected: list[str], tmp_path: Path
+) -> None:
+    for name, text in others.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    source = SourceFile.parse(str(tmp_path / "net.py"), HEAD + UNCALLED + script)
+    assert [f.code for f in registry.check_source(source)[0]] == expected
