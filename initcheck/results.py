@@ -36,6 +36,9 @@ class LayerRow:
     weight_std: float | None = None
     activation: str = ""
     location: Location | None = None
+    forward_band: float | None = None
+    grad_band: float | None = None
+    """Standard deviation over seeds of ln(forward std), ln(gradient std) that finite width alone makes (predicted)."""
     dead_share: float | None = None
     """Share of the layer's channels that no gradient reaches in any sample (measured only)."""
     saturated_share: float | None = None

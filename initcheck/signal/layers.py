@@ -10,6 +10,7 @@ import torch
 import torch.fx
 
 from initcheck.results import LayerRow
+from initcheck.signal.fluctuation import bands
 from initcheck.signal.result import GradientKernel
 from initcheck.signal.rule import Call, shape_of
 from initcheck.signal.value import Value
@@ -99,6 +100,7 @@ def layer_rows(
     weights = {path: weight_of(records) for path, records in owners.items()}
     outputs = output_nodes(trace.graph, {path for path, w in weights.items() if w is not None})
     consumers = _consumers(trace.graph, calls)
+    forward_bands, grad_bands = bands(trace.graph, values, backward)
     rows, nodes = [], {}
     for path, node in outputs.items():
         weight = weights[path]
@@ -126,6 +128,8 @@ def layer_rows(
                 fan_out=fan_out,
                 weight_std=_finite(weight.distribution.std),
                 activation=activation_after(node),
+                forward_band=forward_bands.get(node) if moments else None,
+                grad_band=grad_bands.get(node) if gradient else None,
                 location=weight.location,
             )
         )
