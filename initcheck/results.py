@@ -118,6 +118,7 @@ class MeasuredRow:
     ``..._error``: half of the 95 % confidence interval over the seeds, relative to the value; None for one seed.
     ``outside``: which of the measured columns (``forward``, ``gradient``, ``after_forward``, ``after_gradient``) lie
     outside the healthy band of the layer. ``off``: which lie outside the interval that was predicted.
+    ``..._band``: standard deviation over seeds of ln(std) that finite width alone makes (see ``LayerRow``).
     ``precision_loss``: see ``PrecisionLoss``; None for a run in full precision.
     """
 
@@ -133,6 +134,8 @@ class MeasuredRow:
     after_grad_std: float | None = None
     forward_error: float | None = None
     grad_error: float | None = None
+    forward_band: float | None = None
+    grad_band: float | None = None
     forward_mean: float | None = None
     sample_std: float | None = None
     dead_share: float | None = None

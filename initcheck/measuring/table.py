@@ -14,8 +14,9 @@ from initcheck.results import LayerRow, MeasuredRow, PrecisionLoss
 from initcheck.signal.result import Signal
 from initcheck.tracing.trace import Trace
 
-OFF = 1.5
-"""A measured scale further from its prediction than this factor is marked."""
+OFF = 1.25
+"""A measured scale further from its prediction than this factor, and two standard deviations of what finite width
+alone makes, is marked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,8 @@ def rows(known: Known | None, passes: Passes, predicted_after: Signal | None) ->
             after_grad_std=_gradient(measured_later.get(name)),
             forward_error=forward_error,
             grad_error=grad_error,
+            forward_band=predicted[name].forward_band if name in predicted else None,
+            grad_band=predicted[name].grad_band if name in predicted else None,
             forward_mean=real.forward_mean if real else None,
             sample_std=real.sample_std if real else None,
             dead_share=real.dead_share if real else None,
@@ -96,20 +99,20 @@ def _outside(known: Known | None, passed: RealPass | None, prefix: str) -> dict[
 def _off(row: MeasuredRow) -> tuple[str, ...]:
     """Columns whose measurement disagrees with the prediction."""
     pairs = {
-        "forward": (row.predicted_forward_std, row.measured_forward_std, row.forward_error),
-        "gradient": (row.predicted_grad_std, row.measured_grad_std, row.grad_error),
-        "after_forward": (row.after_predicted_forward_std, row.after_forward_std, row.forward_error),
-        "after_gradient": (row.after_predicted_grad_std, row.after_grad_std, row.grad_error),
+        "forward": (row.predicted_forward_std, row.measured_forward_std, row.forward_error, row.forward_band),
+        "gradient": (row.predicted_grad_std, row.measured_grad_std, row.grad_error, row.grad_band),
+        "after_forward": (row.after_predicted_forward_std, row.after_forward_std, row.forward_error, row.forward_band),
+        "after_gradient": (row.after_predicted_grad_std, row.after_grad_std, row.grad_error, row.grad_band),
     }
-    return tuple(name for name, (predicted, measured, error) in pairs.items() if _disagree(predicted, measured, error))
+    return tuple(name for name, numbers in pairs.items() if _disagree(*numbers))
 
 
-def _disagree(predicted: float | None, measured: float | None, error: float | None) -> bool:
+def _disagree(predicted: float | None, measured: float | None, error: float | None, band: float | None) -> bool:
     if predicted is None or measured is None or math.isnan(measured):
         return False
     if predicted <= 0.0 or measured <= 0.0:
         return (predicted <= 0.0) != (measured <= 0.0)
-    return abs(math.log(predicted / measured)) > math.log(OFF) + min(error or 0.0, 1.0)
+    return abs(math.log(predicted / measured)) > math.log(OFF) + 2.0 * (band or 0.0) + min(error or 0.0, 1.0)
 
 
 def _lost(full: RealPass | None, reduced: RealPass | None, name: str) -> PrecisionLoss | None:

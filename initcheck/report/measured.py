@@ -196,7 +196,7 @@ def _legend(rows: Sequence[MeasuredRow]) -> Iterator[Text]:
     if any(row.outside for row in rows):
         parts.append(f"{_OUTSIDE} outside [1/3, 3] of a healthy scale")
     if any(row.off for row in rows):
-        parts.append(f"{_OFF} more than 1.5 times off its prediction")
+        parts.append(f"{_OFF} outside the band of its prediction")
     if any(row.forward_error is not None for row in rows):
         parts.append("± 95 % confidence")
     if parts:
