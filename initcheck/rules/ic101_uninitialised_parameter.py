@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from initcheck.findings import Finding, Location
+from initcheck.findings import Finding, Fix, InitStatement, InsertInit, Location
 from initcheck.rules.base import ModelContext, finding
 from initcheck.rules.source_index import init_writes
 
@@ -60,6 +60,7 @@ def check_model(context: ModelContext) -> Iterator[Finding]:
             model=context.trace.model,
             parameter=record.name,
             suggestion=_SUGGESTION,
+            fix=_fix(context.source, where, record.attribute) if context.source is not None else None,
         )
 
 
@@ -105,7 +106,19 @@ def check_source(source: SourceFile) -> Iterator[Finding]:
                 source.location(node),
                 parameter=attribute,
                 suggestion=_SUGGESTION,
+                fix=_fix(source, source.location(node), attribute),
             )
+
+
+def _fix(source: SourceFile, where: Location, attribute: str) -> Fix | None:
+    """A draw at the end of the constructor that makes the parameter."""
+    owners = [n for n in ast.walk(source.tree) if isinstance(n, ast.ClassDef)]
+    around = [n for n in owners if where.path == source.path and n.lineno <= where.line <= (n.end_lineno or 0)]
+    place = source.class_location(around[-1].name) if around else None
+    if place is None:
+        return None
+    statement = InitStatement(f"self.{attribute}", "normal_", (("std", "0.02"),))
+    return Fix("draw it at std 0.02", (InsertInit(place, around[-1].name, (statement,)),))
 
 
 def _creations(source: SourceFile) -> Iterator[tuple[ast.stmt, str, str]]:
@@ -162,6 +175,7 @@ def touched(source: SourceFile, attributes: set[str]) -> set[str]:
         elif isinstance(node, (ast.For, ast.comprehension)):
             if any(isinstance(n, ast.Attribute) and n.attr in _LOOPS for n in ast.walk(node.iter)):
                 return set(attributes)
+            found |= _mentioned(node.iter, attributes)  # for matrix in self.weight: ...
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
             found |= attributes & {node.value}
         elif isinstance(node, ast.Subscript) and not isinstance(node.ctx, ast.Load):

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from initcheck.findings import Evidence, Finding, Location
+from initcheck.findings import Evidence, Finding, Fix, Location, Substitute
 from initcheck.rules import ic103_duplicate_target, ic802_wrong_argument
 from initcheck.rules.base import ModelContext, finding
 from initcheck.rules.writes import DRAWING, call_frame, call_location, counted, listed
@@ -127,8 +127,16 @@ def _finding(context: ModelContext, cases: list[tuple[ParameterRecord, Write, Wr
             Evidence(f"overwritten: {_shown(last)}", later),
         ),
         suggestion="remove whichever of the two was not meant",
+        fix=_fix(context, where),
         parameters=len(names),
     )
+
+
+def _fix(context: ModelContext, where: Location) -> Fix | None:
+    """Without the call nothing changes but the random numbers that are drawn after it."""
+    if context.source is None or where.path != context.source.path or not where.end_line:
+        return None
+    return Fix("remove the call that has no effect", (Substitute(where, ""),))
 
 
 def _shown(write: Write) -> str:

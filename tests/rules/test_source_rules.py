@@ -447,6 +447,13 @@ QUIET = {
                 for p in self.parameters():
                     nn.init.normal_(p)
         """,
+    "torch.empty filled matrix by matrix": """
+        class A(nn.Module):
+            def __init__(self):
+                self.experts = nn.Parameter(torch.empty(4, 3, 3))
+                for matrix in self.experts:
+                    nn.init.xavier_uniform_(matrix)
+        """,
     "torch.empty for a checkpoint": """
         class A(nn.Module):
             def __init__(self):
