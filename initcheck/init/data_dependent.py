@@ -124,7 +124,7 @@ def pull_back_(
     args: Sequence[Any],
     kwargs: Mapping[str, Any],
     *,
-    slack: float = 1.3,
+    slack: float = 1.1,
 ) -> list[LsuvStep]:
     """Rescale the weights of layers whose output is further than a factor ``slack`` from the std it should have.
 

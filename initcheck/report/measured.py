@@ -126,6 +126,8 @@ def _statistics(measured: Measurement) -> tuple[_Column, ...]:
 def _percent(share: float | None) -> str:
     if share is None:
         return "-"
+    if share > 1.0:
+        return ">100%"
     return "0" if share == 0.0 else "<1%" if share < 0.01 else f"{100 * share:.0f}%"
 
 
