@@ -110,6 +110,12 @@ class Report:
 
         return report_to_dict(self)
 
+    def measured_table(self, width: int = 100) -> str:
+        """What ``--measure`` prints, ``width`` columns wide (0: no limit); empty if nothing was measured."""
+        from initcheck.report.measured import measured_tables
+
+        return "" if self.measured is None else "\n".join(line.plain for line in measured_tables(self, width))
+
 
 @dataclass(frozen=True, slots=True)
 class MeasuredRow:

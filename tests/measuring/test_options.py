@@ -15,7 +15,6 @@ from initcheck.measuring.data import as_batch, load_batches
 from initcheck.measuring.errors import DataError
 from initcheck.measuring.memory import fitting_batch
 from initcheck.measuring.passes import measure_pass
-from initcheck.report.measured import measured_tables
 from initcheck.tracing.ladder import trace
 
 
@@ -30,7 +29,7 @@ def deep(depth=12, width=64, act=nn.ReLU, gain=None):
 
 
 def text(report, width=100):
-    return "\n".join(line.plain for line in measured_tables(report, width))
+    return report.measured_table(width)
 
 
 def test_everything_at_once_leaves_the_caller_alone():
@@ -267,6 +266,10 @@ def test_the_batch_is_halved_before_the_memory_is_gone(monkeypatch):
     assert fitting_batch(traced, 64) == 1
     report = initcheck.measure(deep(3), torch.randn(64, 64))
     assert "a batch of 64 does not fit into memory: measured with 1" in report.notes
+
+
+def test_a_report_without_measurement_has_no_table():
+    assert initcheck.analyze(deep(1), (torch.randn(2, 64),)).measured_table() == ""
 
 
 def test_options_are_checked():
