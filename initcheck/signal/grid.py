@@ -88,3 +88,36 @@ class Spectrum:
     def kernel(self, correlation: Kernel) -> Kernel:
         """Second moments (not centred) for all classes of pairs."""
         return correlation.map(self)
+
+    def table(self) -> Array:
+        """E[f f'] at the correlations ``TABLE``."""
+        result = _TABLE_POWERS @ self.squares
+        rest = self.total - float(self.squares.sum())
+        return np.asarray(result + rest * _TABLE_TAIL) if abs(rest) > 1e-12 * abs(self.total) else result
+
+
+TABLE = np.sin(np.linspace(-np.pi / 2, np.pi / 2, 129))
+_TABLE_POWERS = np.power.outer(TABLE, _POWERS)
+_TABLE_TAIL = np.maximum(TABLE, 0.0) ** (4.0 * ORDER)
+
+
+def scaled_moments(values: Array, u: Array, mean: float, at: Nodes, scales: Array) -> ScaledMoments:
+    """Moments of f(mean + s (u - mean)) for several scales s; ``u`` rises."""
+    functions = np.stack([values if s == 1.0 else np.interp(mean + s * (u - mean), u, values) for s in scales])
+    coefficients = functions @ at.basis.T
+    totals = (functions * at.weights) @ functions.T
+    tables = np.empty((len(scales), len(scales), len(TABLE)))
+    for i in range(len(scales)):
+        for j in range(i + 1):
+            products = Spectrum(0.0, coefficients[i] * coefficients[j], float(totals[i, j]))
+            tables[i, j] = tables[j, i] = products.table()
+    return ScaledMoments(coefficients[:, 0], totals, tables)
+
+
+@dataclass(frozen=True, slots=True)
+class ScaledMoments:
+    """E[f_s], E[f_s f_t] at equal arguments, and E[f_s f_t'] at the correlations ``TABLE``, by pairs of scales."""
+
+    means: Array
+    totals: Array
+    tables: Array

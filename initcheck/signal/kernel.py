@@ -21,9 +21,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from initcheck.signal.resolved import Resolved
 
 Array = NDArray[np.float64]
 Profile = tuple["Array | None", ...]
@@ -38,6 +42,7 @@ class Kernel:
     its end, and along axes of length 1, the kernel is ``far``. None: white. ``profile``: how the elementwise moment is
     spread over positions, one entry per position atom, () for flat. ``pairs``: for one position atom, the same-sample
     kernel of every two positions relative to ``same`` (mean of the diagonal 1); ``far`` and ``profile`` agree with it.
+    ``resolved``: same, cross and sample by position, where a border has left its mark; the classes are its averages.
     """
 
     same: float
@@ -47,6 +52,7 @@ class Kernel:
     local: Array | None = None
     profile: Profile = ()
     pairs: Array | None = None
+    resolved: Resolved | None = None
 
     @classmethod
     def by_pairs(cls, pairs: Array, cross: float, sample: float) -> Kernel:
@@ -132,7 +138,7 @@ class Kernel:
         paired = isinstance(other, Kernel) and (self.pairs is not None or other.pairs is not None)
         if isinstance(other, Kernel) and self.profile and other.profile and not paired:
             profile, overlap = _profile_product(self.profile, other.profile)
-            return self._combine(other, lambda a, b: a * b * overlap, profile)
+            return self._combine(other, lambda a, b: a * b * overlap, profile, lambda a, b: a * b)
         profile = self.profile or (other.profile if isinstance(other, Kernel) else ())
         return self._combine(other, lambda a, b: a * b, profile)
 
@@ -150,7 +156,14 @@ class Kernel:
         pairs = zip(self.profile or (None,) * length, theirs or (None,) * length, strict=True)
         return tuple(_mixed(a, b, mine_share / total) for a, b in pairs)
 
-    def _combine(self, other: Kernel | float, op: Callable[[float, float], float], profile: Profile) -> Kernel:
+    def _combine(
+        self,
+        other: Kernel | float,
+        op: Callable[[float, float], float],
+        profile: Profile,
+        by_position: Callable[[float, float], float] | None = None,
+    ) -> Kernel:
+        resolved = self._combined_resolved(other, by_position or op)
         if not isinstance(other, Kernel):
             other = Kernel.constant(float(other))
         if self.pairs is not None or other.pairs is not None:
@@ -163,7 +176,7 @@ class Kernel:
             mine, theirs = _matched(self, other)
             if mine is not None and theirs is not None:
                 local = np.asarray(op(mine, theirs))  # type: ignore[arg-type]
-        return Kernel(
+        result = Kernel(
             op(self.same, other.same),
             op(self.far, other.far),
             op(self.cross, other.cross),
@@ -171,6 +184,38 @@ class Kernel:
             local,
             profile,
         )
+        return result.with_resolved(resolved)
+
+    def with_resolved(self, resolved: Resolved | None) -> Kernel:
+        """The averages taken from ``resolved``; what positions of one sample share beyond other samples stays."""
+        if resolved is None:
+            return self
+        same, cross, sample = resolved.same, resolved.cross, resolved.sample
+        local, far = self.local, sample + (self.far - self.sample)
+        if local is not None:
+            local = local.copy()
+            local[(0,) * local.ndim] = same
+        return Kernel(same, far, cross, sample, local, self.profile, resolved=resolved)
+
+    def _combined_resolved(self, other: Kernel | float, op: Callable[[float, float], float]) -> Resolved | None:
+        mine = self.resolved
+        if not isinstance(other, Kernel):
+            return None if mine is None else mine.scaled(op, other)  # type: ignore[arg-type]
+        theirs = other.resolved
+        if mine is None and theirs is None:
+            return None
+        if mine is None and theirs is not None and self.unpatterned:
+            mine = theirs.flat(theirs.sizes, self.same, self.sample)
+        if theirs is None and mine is not None and other.unpatterned:
+            theirs = mine.flat(mine.sizes, other.same, other.sample)
+        if mine is None or theirs is None or mine.sizes != theirs.sizes:
+            return None
+        return mine.combined(theirs, op)  # type: ignore[arg-type]
+
+    @property
+    def unpatterned(self) -> bool:
+        """Whether nothing is known to tell one position from another: samples share no pattern."""
+        return not self.profile and abs(self.cross - self.sample) <= 1e-9 * abs(self.same)
 
     def without_local(self) -> Kernel:
         """The same classes, displacements forgotten."""

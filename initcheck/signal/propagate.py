@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -220,10 +221,10 @@ class _Run:
             index += len(whole)
         slots = self.gradients.setdefault(node, {})
         if index not in slots:
-            slots[index] = Gradient(dict(gradient.terms), gradient.parts, gradient.weight_bias)
+            slots[index] = replace(gradient, terms=dict(gradient.terms))
         else:
             slots[index].merge(gradient)
-            slots[index].parts, slots[index].weight_bias = (), 1.0
+            slots[index].parts, slots[index].weight_bias, slots[index].curvature = (), 1.0, 0.0
 
     def coverage(self) -> float:
         """Share of the floating, non-constant computing nodes whose value is known."""

@@ -57,7 +57,13 @@ def copula(shape: Array, correlation: Kernel) -> Kernel:
     """The correlations of z for which the quantile function has the given correlations."""
     reached = Spectrum.of(shape, nodes(0))(_RHO)
     reached = np.maximum.accumulate(reached)
-    return correlation.map(lambda c: np.interp(c, reached, _RHO))
+
+    def normal(c: Array) -> Array:
+        return np.asarray(np.interp(c, reached, _RHO))
+
+    result = correlation.map(normal)
+    by_position = correlation.resolved
+    return result if by_position is None else replace(result, resolved=by_position.recorrelated(normal))
 
 
 def given_part(square: Array, u: Array, part: Array, rest: Array) -> Array:

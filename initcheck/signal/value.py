@@ -233,7 +233,8 @@ def settle(k: Kernel, dims: Dims) -> Kernel:
         far, sample = same, cross
     if "S" not in roles:
         cross, sample = same, far
-    return Kernel(same, far, cross, sample, local, profile, pairs)
+    resolved = k.resolved if k.resolved is not None and k.resolved.sizes == tuple(positions) and "S" in roles else None
+    return Kernel(same, far, cross, sample, local, profile, pairs, resolved)
 
 
 def dims_of(shape: Sequence[int], roles: Sequence[Role]) -> Dims:

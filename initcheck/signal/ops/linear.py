@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,9 @@ import torch
 from numpy.typing import NDArray
 
 from initcheck.signal.gradient import Gradient
+from initcheck.signal.grid import nodes
 from initcheck.signal.kernel import Array, Kernel, Profile
+from initcheck.signal.resolved import Axis, Resolved
 from initcheck.signal.rule import Call, Flow, Result, Rule, Unknown, register, shape_of
 from initcheck.signal.value import Atom, Dim, Dims, Value, settle
 
@@ -206,6 +209,13 @@ class Window:
         return Taps.of(result, joint)
 
     @property
+    def concentration(self) -> float:
+        """sum n_t² / (sum n_t)² over taps, n_t outputs using tap t: 1/kernel where all do."""
+        uses = np.array([float(len(inside)) for inside, _ in self.taps()])
+        total = float(uses.sum())
+        return float((uses**2).sum()) / total**2 if total > 0 else 1.0
+
+    @property
     def whole(self) -> bool:
         """Whether every output sees all its taps."""
         return self.padding == 0 and (self.outputs - 1) * self.stride + (self.kernel - 1) * self.dilation < self.size
@@ -227,6 +237,27 @@ class AdaptiveWindow(Window):
     def whole(self) -> bool:
         """Whether the windows are all alike."""
         return self.size % self.outputs == 0
+
+
+@functools.lru_cache(maxsize=512)
+def axis_through(window: Window) -> Axis:
+    """A window's view from outputs to inputs, by classes of positions."""
+    return Axis.of(list(window.taps()), window.size, window.outputs)
+
+
+@functools.lru_cache(maxsize=512)
+def axis_back(window: Window) -> Axis:
+    """The transposed view, from the window's inputs to its outputs."""
+    return Axis.of([(inputs, outputs) for outputs, inputs in window.taps()], window.outputs, window.size)
+
+
+def resolved_of(k: Kernel, x: Value, sizes: tuple[int, ...]) -> Resolved | None:
+    """``k`` by position, for a map of these sizes; flat where there is no pattern yet, None where it is not known."""
+    if not 1 <= len(sizes) <= 2 or x.positions != sizes or not x.atoms("S"):
+        return None
+    if k.resolved is not None:
+        return k.resolved if k.resolved.sizes == sizes else None
+    return Resolved.flat(sizes, k.same, k.sample) if k.unpatterned else None
 
 
 def through(k: Kernel, taps: Sequence[Taps], places: int, dims: Dims, local: Array | None = None) -> Kernel:
@@ -286,10 +317,27 @@ def strided_local(local: Array | None, strides: tuple[int, ...]) -> Array | None
 
 
 def tapped_sum(
-    x: Value, channels: int, w: Weights, taps: Sequence[Taps], places: int, dims: Dims, local: Array | None
+    x: Value,
+    channels: int,
+    w: Weights,
+    taps: Sequence[Taps],
+    places: int,
+    dims: Dims,
+    local: Array | None,
+    axes: Sequence[Axis] | None = None,
 ) -> tuple[float, Kernel]:
-    """``random_sum`` over channels and the taps of a window."""
+    """``random_sum`` over channels and the taps of a window; ``axes``: the same taps by classes of positions."""
     source = x.covariance if w.zero_sum else x.second
+    resolved = None
+    if axes is not None:
+        sizes = x.shape[-len(axes) :]
+        second, centred = resolved_of(source, x, sizes), resolved_of(x.covariance, x, sizes)
+        if second is not None and centred is not None:
+            resolved = second.through(axes).scaled(np.multiply, channels * w.variance)
+            if w.mean != 0.0:
+                direct = centred.through(axes).scaled(np.multiply, channels * w.mean**2)
+                resolved = resolved.combined(direct, np.add)
+            resolved = resolved.scaled(np.add, w.bias_variance)
     random = through(source * (channels * w.variance), taps, places, dims, None)
     if local is not None:
         scale = channels * w.variance * math.prod(t.mean for t in taps)
@@ -297,7 +345,7 @@ def tapped_sum(
     if w.mean != 0.0:
         random = random + through(x.covariance.without_local() * (channels * w.mean**2), taps, places, dims, None)
     reach = channels * math.prod(t.mean for t in taps)
-    return reach * w.mean * x.mean + w.bias_mean, random + w.bias_variance
+    return reach * w.mean * x.mean + w.bias_mean, (random + w.bias_variance).with_resolved(resolved)
 
 
 @register
@@ -344,9 +392,13 @@ class Convolution(Rule):
         dims = conv_dims(x, call.shape, axes, batched)
         w = weights_of(call)
         local = strided_local((x.covariance if w.zero_sum else x.second).local, tuple(v.stride for v in windows))
-        mean, k = tapped_sum(x, channels, w, taps, math.prod(call.shape[-axes:]), dims[-axes:], local)
-        fluctuation = 2.0 / max(channels * math.prod(t.mean for t in taps), 2.0)
-        return Value(dims, mean, k, approximate=x.approximate, fluctuation=fluctuation).settled()
+        bent = x.covariance.resolved is not None or not all(window.whole for window in windows)
+        views = [axis_through(window) for window in windows] if bent else None
+        mean, k = tapped_sum(x, channels, w, taps, math.prod(call.shape[-axes:]), dims[-axes:], local, views)
+        fluctuation = 2.0 / channels * math.prod(window.concentration for window in windows)
+        result = Value(dims, mean, k, approximate=x.approximate, fluctuation=fluctuation).settled()
+        result.shape_on_grid = sum_of_few(x, channels * math.prod(t.mean for t in taps))
+        return result
 
     def backward(self, call: Call, gradient: Gradient) -> Flow:
         axes = int(call.op[4])
@@ -362,11 +414,50 @@ class Convolution(Rule):
         k = through(
             kernel * gain, taps, math.prod(x.shape[-axes:]), x.dims[-axes:], None if local is None else local * gain
         )
+        seen = weight[1] * math.prod(window.spread(None).mean for window in windows)
         samples = call.out.count("S")
         outputs = math.prod(call.shape[-axes:])
         call.memo["weight_grad"] = weight_gradient_std(kernel, x.second, samples, outputs)
-        yield call.node_of("input"), Gradient.fresh(settle(k, x.dims))
+        yield call.node_of("input"), few_inputs(Gradient.fresh(settle(k, x.dims)), x, seen, gradient.curvature)
         yield from _to_weight(call, "weight", call.memo["weight_grad"])
+
+
+def sum_of_few(x: Value, fan: float) -> Array | None:
+    """Quantiles of sum_t w_t x_t / |w|: the excess kurtosis of x is divided by (n + 2)/3 for n normal weights.
+
+    Its third cumulant has the sign of the weights: over units, it averages out. Cornish & Fisher (1938):
+    z + k (z³ - 3z) / 24.
+    """
+    if fan > FEW or x.variance <= 0 or x.iid:
+        return None
+    values = x.own_grid().double().numpy() - x.mean
+    weights = x.own_source().at.weights
+    excess = float(weights @ values**4) / float(weights @ values**2) ** 2 - 3.0
+    bend = min(max(3.0 * excess / (fan + 2.0), -0.5), 3.0) / 24.0
+    if abs(bend) < 1e-3:
+        return None
+    z = nodes(0).z
+    shape = z + bend * (z**3 - 3.0 * z)
+    return np.asarray(np.maximum.accumulate(shape) / math.sqrt(1.0 + 6.0 * bend**2))
+
+
+def few_inputs(gradient: Gradient, x: Value, fan: float, curvature: float) -> Gradient:
+    """The gradient of an input that is one of few: it moves the slope that the gradient then meets.
+
+    y = sum_t w_t x_t with correlation rho_t = w_t / |w| between y and x_t; where E[g² | y] = 1 + a (y² - 1), the sum
+    over outputs gives E[g_x² | x] = 1 + a r (x² - 1), r = E[w_t² rho_t²] / E[w_t²] = 3 / (n + 2) for n normal weights.
+    """
+    bend = 3.0 * curvature / (fan + 2.0)
+    if fan > FEW or abs(bend) < 1e-3 or x.variance <= 0:
+        return gradient
+    source = x.own_source()
+    centred = (x.own_grid().double() - x.mean) / math.sqrt(x.variance)
+    slope = torch.sqrt(torch.clamp(1.0 + bend * (centred.square() - 1.0), min=0.0))
+    return gradient.times(slope, x) if source is x.source else gradient
+
+
+FEW = 64
+"""A sum of more terms than this does not notice a single one."""
 
 
 def _by_atoms(profiles: list[Array | None], dims: Dims) -> Profile:
@@ -430,7 +521,9 @@ class TransposedConvolution(Convolution):
         taps = [window.gather(profile) for window, profile in zip(windows, profiles, strict=True)]
         dims = conv_dims(x, call.shape, axes, batched)
         w = weights_of(call)
-        mean, k = tapped_sum(x, weight[0] // groups, w, taps, math.prod(call.shape[-axes:]), dims[-axes:], None)
+        # with a stride, neighbours use different taps: positions of one class are then no longer alike
+        views = None if any(window.stride > 1 for window in windows) else [axis_back(window) for window in windows]
+        mean, k = tapped_sum(x, weight[0] // groups, w, taps, math.prod(call.shape[-axes:]), dims[-axes:], None, views)
         return Value(dims, mean, k, approximate=x.approximate).settled()
 
     def backward(self, call: Call, gradient: Gradient) -> Flow:

@@ -106,7 +106,7 @@ class BatchNorm(Normalisation):
             if variance == 0 and eps == 0:
                 raise Unknown("batch norm of a constant")
             inverse = 1 / math.sqrt(variance + eps)
-            mean, k = 0.0, (x.covariance - average) * inverse**2
+            mean, k = 0.0, divided(x.covariance, average, eps)
             if x.parts:
                 k = self._by_part(call, x, eps)
         else:
@@ -126,7 +126,7 @@ class BatchNorm(Normalisation):
         for share, part in x.parts:
             average = part.covariance.mean_over(x.count("S"), x.positions)
             inverse = 1 / math.sqrt(max(part.covariance.same - average, 0.0) + eps)
-            total = total + (part.covariance.without_local() - average) * (share * inverse**2)
+            total = total + divided(part.covariance, average, eps) * share
             inverses.append(inverse)
         call.memo["inverses"] = inverses
         return total
@@ -141,33 +141,47 @@ class BatchNorm(Normalisation):
             along_one = gradient.total().mean_over(samples, sizes)
             scale = math.sqrt(out.variance) if out.variance > 0 else 1.0
             x_hat = (source.u - out.mean) / scale
-            along_x = gradient.weighted(source, x_hat).mean_over(samples, sizes)
+            weighted, energy = gradient.weighted(source, x_hat), gradient.total().same
+            along_x = weighted.mean_over(samples, sizes)
+            curvature = 0.5 * (weighted.same / energy - 1.0) if energy > 0 else 0.0
             kernel = self.projected(call, gradient, (along_one, along_x), inverse)
-            few_samples = inverse_variance_bias(source.correlation, samples, sizes, 0.0)
-            weight_bias = inverse_variance_bias(source.correlation, samples, sizes, x.fluctuation) / few_samples
+            eps = float(call.plain("eps", 1e-5))
+            share = 1.0 - eps * inverse**2
+            few_samples = inverse_variance_bias(source.correlation, samples, sizes, 0.0, share)
+            weight_bias = inverse_variance_bias(source.correlation, samples, sizes, x.fluctuation, share) / few_samples
             kernel = kernel * (few_samples * weight_bias)
         else:
             gamma = call.optional("weight")
             second = gamma.mean**2 + gamma.variance if gamma else 1.0
-            kernel, weight_bias = gradient.total() * (second * inverse**2), 1.0
-        flow = Gradient.fresh(settle(kernel, x.dims))
-        flow.weight_bias = weight_bias
-        if "inverses" in call.memo:
-            ratios = [(own / inverse) ** 2 for own in call.memo["inverses"]]
-            flow.parts = tuple(Gradient.fresh(settle(kernel * ratio, x.dims)) for ratio in ratios)
+            kernel, weight_bias, curvature = gradient.total() * (second * inverse**2), 1.0, 0.0
+        ratios = [(own / inverse) ** 2 for own in call.memo.get("inverses", ())]
+        average_ratio = sum(s * ratio for (s, _), ratio in zip(x.parts, ratios, strict=True)) if ratios else 1.0
+        flow = Gradient.fresh(settle(kernel * average_ratio, x.dims))
+        flow.weight_bias, flow.curvature = weight_bias, curvature
+        flow.parts = tuple(Gradient.fresh(settle(kernel * ratio, x.dims)) for ratio in ratios)
         yield call.node_of("input"), flow
 
 
-def inverse_variance_bias(rho: Kernel, samples: int, sizes: tuple[int, ...], fluctuation: float) -> float:
+def divided(k: Kernel, average: float, eps: float) -> Kernel:
+    """Covariance after each channel's mean is taken off and its variance divided out."""
+    centred = k - average
+    result = centred * (1.0 / (max(centred.same, 0.0) + eps))
+    if k.resolved is None:
+        return result
+    return result.with_resolved(k.resolved.centred(average).normalised(eps))
+
+
+def inverse_variance_bias(rho: Kernel, samples: int, sizes: tuple[int, ...], fluctuation: float, share: float) -> float:
     """E[1/s²] E[s²] for the variance s² of a channel over one batch.
 
     Var[s²] = 2 sigma⁴ avg(rho²) over all pairs of the batch (Isserlis), so that few effectively independent samples
     make
     the inverse larger on average: nu/(nu - 2) for a chi-square with 2/nu = that relative variance. So do few weights
     per channel (depthwise kernels), whose sum of squares differs from channel to channel (``fluctuation``).
+    ``share``: the part of s² + eps that is s².
     """
     relative = 2.0 * (rho * rho).mean_over(samples, sizes) + fluctuation
-    return 1.0 / (1.0 - min(max(relative, 0.0), 0.5))
+    return 1.0 / (1.0 - min(max(relative * share**2, 0.0), 0.5))
 
 
 def channelled(x: Value) -> Value:

@@ -138,11 +138,16 @@ def evaluate(values: torch.Tensor, like: Value, source: Source) -> Value:
     if not abs(spectrum.mean) < 1e150:
         raise Unknown("values beyond any float")
     second = spectrum.kernel(source.correlation)
-    covariance = second - spectrum.mean**2
+    mean, by_position = spectrum.mean, source.correlation.resolved
+    if by_position is not None and by_position.sizes == like.positions:
+        at_mean = float(source.at.weights @ source.u.numpy())
+        mean, applied = by_position.applied(values.numpy(), source.u.numpy(), at_mean, source.at)
+        second = second.with_resolved(applied)
+    covariance = second - mean**2
     profile = bent_profile(like.covariance.profile, values.numpy(), source)
     covariance = replace(covariance, same=max(covariance.same, 0.0)).bent(profile)
     return Value(
-        like.dims, spectrum.mean, settle(covariance, like.dims), iid=like.iid, approximate=like.approximate,
+        like.dims, mean, settle(covariance, like.dims), iid=like.iid, approximate=like.approximate,
         source=source, grid=values, kept=like.kept, spectrum=spectrum, positive=bool(values.min() >= 0),
     )  # fmt: skip
 

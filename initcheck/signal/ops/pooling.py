@@ -2,52 +2,29 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from dataclasses import replace
 
 import numpy as np
 import torch
 
 from initcheck.signal.gradient import Gradient, Term
 from initcheck.signal.kernel import Array, Kernel, Profile
-from initcheck.signal.ops.linear import AdaptiveWindow, Window, axis_profiles, conv_dims, per_axis, spatial
+from initcheck.signal.ops.linear import (
+    AdaptiveWindow,
+    Window,
+    axis_profiles,
+    axis_through,
+    conv_dims,
+    per_axis,
+    resolved_of,
+    spatial,
+)
+from initcheck.signal.resolved import Axis, Resolved
 from initcheck.signal.rule import Call, Flow, Result, Rule, register
+from initcheck.signal.smoothing import Smoother, smoothed, smoothed_profile
 from initcheck.signal.value import Source, Value, settle
-
-
-def windowed_mean(k: Kernel, kernel: tuple[int, ...], stride: tuple[int, ...], sizes: tuple[int, ...]) -> Kernel:
-    """Kernel of the mean over a window: average over all pairs of taps; overlapping windows stay correlated."""
-    count = math.prod(kernel)
-    if k.local is None:
-        same = k.far + (k.same - k.far) / count
-        excess: Array = np.array((k.same - k.far) / count)
-        for taps, step in zip(kernel, stride, strict=True):
-            shifts = np.arange(0, max(taps, 1), step)
-            excess = np.multiply.outer(excess, (taps - shifts) / taps)
-        local = k.far + excess if excess.size > 1 else None
-    else:
-        excess = _smoothed(k.local - k.far, kernel, stride)
-        local = k.far + excess
-        same = float(local.ravel()[0])
-    cross = k.sample + (k.cross - k.sample) / count
-    return Kernel(same, k.far, cross, k.sample, local, ())
-
-
-def _smoothed(excess: Array, kernel: tuple[int, ...], stride: tuple[int, ...]) -> Array:
-    for axis, (taps, step) in enumerate(zip(kernel, stride, strict=True)):
-        n = excess.shape[axis]
-        reach = n + taps - 1
-        lags = np.arange(-(reach + taps), reach + taps + 1)
-        mirrored = np.take(excess, np.minimum(np.abs(lags), n - 1), axis=axis)
-        mask = (np.abs(lags) < n).reshape([-1 if a == axis else 1 for a in range(excess.ndim)])
-        mirrored = mirrored * mask
-        triangle = (taps - np.abs(np.arange(-taps + 1, taps))) / taps**2
-        centre = reach + taps
-        smooth = sum(
-            weight * np.take(mirrored, np.arange(centre, centre + reach, step) + shift, axis=axis)
-            for shift, weight in zip(range(-taps + 1, taps), triangle, strict=True)
-        )
-        excess = np.asarray(smooth)
-    return excess
 
 
 class Pooling(Rule):
@@ -99,48 +76,49 @@ class AveragePooling(Pooling):
         "divisor_override",
     )
 
+    def maps(self, call: Call, x: Value) -> tuple[Smoother, ...]:
+        """The matrix of each axis."""
+        padded = bool(call.plain("count_include_pad", True))
+        return tuple(averaging(window, padded) for window in self.windows(call, x))
+
     def forward(self, call: Call) -> Result:
         axes = self.axes(call)
         x, batched = spatial(call.value("input"), axes)
-        windows = self.windows(call, x)
-        k = windowed_mean(x.covariance, tuple(w.kernel for w in windows), tuple(w.stride for w in windows), x.positions)
-        share = 1.0
-        if any(w.padding for w in windows) and call.plain("count_include_pad", True):
-            for w in windows:
-                share *= w.spread(None).mean / w.kernel
-        profiles = pooled_profiles(windows, x)
-        k = Kernel(k.same, k.far, k.cross, k.sample, k.local, profiles)
-        # an average over padding loses `share` of the mean; its variance falls a little less than share²
-        return self.output(call, x, batched, x.mean * share, k * share)
+        maps = self.maps(call, x)
+        k = smoothed(x.second, maps)
+        mean = x.mean * math.prod(m.level for m in maps)
+        resolved = resolved_of(x.second, x, x.shape[-axes:])
+        if resolved is not None and x.covariance.resolved is not None and math.prod(call.shape[-axes:]) > 1:
+            views = [axis_of_matrix(w, bool(call.plain("count_include_pad", True))) for w in self.windows(call, x)]
+            k = k.with_resolved(resolved.averaged(views, k.same))
+        profile = smoothed_profile(axis_profiles(x.covariance, x.dims[-axes:]), maps)
+        return self.output(call, x, batched, mean, replace(k, profile=profile) - mean**2)
 
     def backward(self, call: Call, gradient: Gradient) -> Flow:
         axes = self.axes(call)
         x, _ = spatial(call.value("input"), axes)
-        windows = self.windows(call, x)
         kernel = gradient.collapsed()
-        yield call.node_of("input"), Gradient.fresh(settle(spread_back(kernel, windows), x.dims))
+        maps = tuple(m.transposed for m in self.maps(call, x))
+        k = smoothed(kernel, maps)
+        profile = smoothed_profile(axis_profiles(kernel, call.out.dims[-axes:]), maps)
+        yield call.node_of("input"), Gradient.fresh(settle(replace(k, profile=profile), x.dims))
 
 
-def spread_back(kernel: Kernel, windows: tuple[Window, ...]) -> Kernel:
-    """Gradient of a mean over windows: the sum of the gradients of the windows that an input is in, over their size."""
-    uses = math.prod(w.gather(None).mean for w in windows)
-    count = math.prod(w.kernel for w in windows)
-    overlapping = max(uses, 1.0)
-    pairs = kernel.same + (overlapping - 1) * kernel.far
-    cross = kernel.cross + (overlapping - 1) * kernel.sample
-    far = kernel.far * uses**2
-    same = uses * pairs
-    # neighbours inside one window share its gradient
-    length = tuple(min(max(w.kernel, 1), w.size) for w in windows)
-    local = None
-    if count > 1 and math.prod(length) <= 4096:
-        shape = np.array((same - far) * 1.0)
-        for w, n in zip(windows, length, strict=True):
-            shape = np.multiply.outer(shape, (w.kernel - np.arange(n)) / w.kernel)
-        local = far + shape
-    scale = 1.0 / count**2
-    local = None if local is None else local * scale
-    return Kernel(same * scale, far * scale, uses * cross * scale, kernel.sample * uses**2 * scale, local)
+@functools.lru_cache(maxsize=256)
+def averaging(window: Window, padded: bool) -> Smoother:
+    """Mean over a window; ``padded``: zeros of the padding count as values."""
+    matrix = np.zeros((window.outputs, window.size))
+    for outputs, inputs in window.taps():
+        np.add.at(matrix, (outputs, inputs), 1.0)
+    counts = matrix.sum(1, keepdims=True)
+    return Smoother.of(matrix / (window.kernel if padded and window.padding else np.maximum(counts, 1.0)))
+
+
+@functools.lru_cache(maxsize=256)
+def axis_of_matrix(window: Window, padded: bool) -> Axis:
+    """The same by classes of positions."""
+    view = axis_through(window)
+    return replace(view, mean=view.single / window.kernel) if padded and window.padding else view
 
 
 @register
@@ -150,6 +128,9 @@ class AdaptiveAveragePooling(AveragePooling):
     ops: tuple[str, ...] = ("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d")
     signature: tuple[str, ...] = ("input", "output_size")
 
+    def maps(self, call: Call, x: Value) -> tuple[Smoother, ...]:
+        return tuple(averaging(window, False) for window in self.windows(call, x))
+
     def windows(self, call: Call, x: Value) -> tuple[Window, ...]:
         return adaptive_windows(x, call.shape, self.axes(call))
 
@@ -157,7 +138,7 @@ class AdaptiveAveragePooling(AveragePooling):
 def adaptive_windows(x: Value, shape: tuple[int, ...], axes: int) -> tuple[Window, ...]:
     """One window per axis; where the output is larger than the input, windows of one that repeat."""
     return tuple(
-        AdaptiveWindow(n, max(math.ceil(n / o), 1), max(n // o, 1), 0, 1, o)
+        AdaptiveWindow(n, max(-(-n // o) + (n % o != 0), 1), max(n // o, 1), 0, 1, o)
         for n, o in zip(x.shape[-axes:], shape[-axes:], strict=True)
     )
 
@@ -180,6 +161,7 @@ class Maximum(Pooling):
         source, values = monotone(x)
         best = order_statistic(source.correlation, windows, taps)
         f = np.interp(best.points, source.at.z, values)
+        best.expand(f)
         mean, second = best.moments(f)
         k = Kernel(second.same, second.far, second.cross, second.sample, None) - mean**2
         overlap = [max(w.kernel - w.stride, 0) / w.kernel for w in windows]
@@ -191,6 +173,11 @@ class Maximum(Pooling):
         call.memo["taps"] = taps
         profiles = pooled_profiles(windows, x)
         k = Kernel(k.same, k.far, k.cross, k.sample, k.local, profiles)
+        flat = not x.covariance.profile and all(w.whole for w in windows)
+        rho = None if flat else resolved_of(source.correlation, x, x.shape[-axes:])
+        if rho is not None:
+            mean, by_position = maximum_by_position(rho, best, source.at.z, values, windows, mean, k)
+            k = k.with_resolved(by_position)
         return self.output(call, x, batched, mean, k)
 
     def backward(self, call: Call, gradient: Gradient) -> Flow:
@@ -266,6 +253,40 @@ def monotone(x: Value) -> tuple[Source, Array]:
     return source, blank.own_grid().numpy()
 
 
+def maximum_by_position(
+    rho: Resolved, best: OrderStatistic, z: Array, values: Array, windows: tuple[Window, ...], mean: float, k: Kernel
+) -> tuple[float, Resolved]:
+    """Mean and covariance of the maximum by position: at the border fewer taps, of another scale, take part."""
+    axes = [axis_through(window) for window in windows]
+    pooled = rho.averaged(axes, rho.same)
+    level = rho.own
+    for i, axis in enumerate(axes):
+        level = np.moveaxis(np.tensordot(axis.mean, level, (1, i)), 0, i)
+    scale = np.sqrt(np.maximum(level.ravel(), 0.0))
+    taps = np.ones(1)
+    for axis in axes:
+        taps = np.multiply.outer(taps, axis.single.sum(1)).ravel()
+    means, seconds = np.empty(len(taps)), np.empty(len(taps))
+    for count in np.unique(np.round(taps, 3)):
+        chosen = np.abs(taps - count) < 1e-2
+        one = OrderStatistic(best.rho, best.shared, float(count))
+        for size in np.unique(np.round(scale[chosen], 1)):
+            here = chosen & (np.abs(np.round(scale, 1) - size) < 1e-6)
+            own = float(scale[here].mean())
+            f = np.interp(one.points * own, z, values)
+            conditional = f @ one.inner_weights
+            means[here] = one.weights @ conditional
+            seconds[here] = one.weights @ (f**2 @ one.inner_weights)
+    weight = pooled.weight
+    average = float(weight @ means)
+    correlation = np.clip(pooled.matrix / np.maximum(np.multiply.outer(scale, scale), 1e-12), -1.0, 1.0)
+    shared = best.between(correlation) * np.multiply.outer(scale, scale)
+    pairs = np.multiply.outer(means - average, means - average) + shared
+    shape = level.shape
+    own_part = (seconds - 2 * average * means + average**2).reshape(shape)
+    return average, Resolved(pooled.sizes, own_part, pairs.reshape(shape + shape))
+
+
 class OrderStatistic:
     """Nested quadrature: outer N(0, rho) times the maximum of m inner N(0, 1 - rho)."""
 
@@ -278,6 +299,7 @@ class OrderStatistic:
         self.points = math.sqrt(max(shared, 0.0)) * outer[:, None] + math.sqrt(max(1 - shared, 0.0)) * e[None, :]
         self.rho, self.shared = rho, shared
         self.basis = _hermite(outer, 32) * self.weights
+        self.squares = np.zeros(32)
 
     def moments(self, f: Array) -> tuple[float, Kernel]:
         """Mean and second moments (by class of pairs) of the maximum."""
@@ -301,6 +323,18 @@ class OrderStatistic:
             return mean, Kernel(same, mean**2, mean**2 + inner * pattern, mean**2)
         outer = at(self.rho.sample)
         return mean, Kernel(same, at(self.rho.far), outer + inner * pattern, outer)
+
+    def expand(self, f: Array) -> None:
+        """Keep the expansion of E[f | outer], for ``between``."""
+        self.squares = (self.basis @ (f @ self.inner_weights)) ** 2
+
+    def between(self, rho: Array) -> Array:
+        """Covariance of the maxima of windows whose elements have that correlation."""
+        ratio = np.clip(rho / max(self.shared, 1e-12), -1.0, 1.0) if self.shared > 1e-9 else np.zeros_like(rho)
+        result = np.zeros_like(ratio)
+        for square in self.squares[:0:-1]:
+            result = (result + square) * ratio
+        return result
 
 
 def _hermite(z: Array, order: int) -> Array:

@@ -592,7 +592,9 @@ class Concatenate(Rule):
         mean, covariance = mixture(list(zip(shares, values, strict=True)))
         if along == {"P"} or along == {"S"}:
             covariance = self._between(shares, values, mean, covariance, along == {"P"})
-        result = Value(dims, mean, covariance.without_local(), approximate=any(v.approximate for v in values))
+        if along != {"C"}:
+            covariance = covariance.without_local()
+        result = Value(dims, mean, covariance, approximate=any(v.approximate for v in values))
         result.iid = all(v.iid for v in values)
         result.integer = all(v.integer for v in values)
         if len(dims[dim]) == 1 and along == {"P"} and call.op != "stack":
