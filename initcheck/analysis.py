@@ -13,6 +13,7 @@ import torch
 import torch._dynamo  # fake tensors import it (2 s) when first used: once, in the server, not in every child
 
 from initcheck.audit import Audit, audit
+from initcheck.discovery import advice
 from initcheck.discovery.absent import absent_models
 from initcheck.discovery.candidate import Candidate, ConstructionError
 from initcheck.discovery.candidates import candidates
@@ -20,6 +21,8 @@ from initcheck.discovery.full_import import load_fully
 from initcheck.discovery.inputs import Inputs, InputsNotFound, find_inputs
 from initcheck.discovery.libraries import UnknownTargetError, library_candidates
 from initcheck.discovery.loader import LoadError, load
+from initcheck.discovery.placeholders import NotAvailableError
+from initcheck.discovery.prepare import prepare
 from initcheck.findings import Location
 from initcheck.history import ModelHistory
 from initcheck.measuring.device import find_device
@@ -96,15 +99,15 @@ def found(job: FileJob, emit: Emit) -> Iterator[tuple[Candidate, SourceFile | No
     known = {candidate.name for candidate in listed}
     for name, where, reason in () if job.config.only_listed_models else absent_models(source, module):
         if name not in known and name not in job.skip:
-            emit("finding", model_not_analysed(job.path, name, reason, location=where))
+            hint = advice.installation(reason)
+            emit("finding", model_not_analysed(job.path, name, reason, hint=hint, location=where))
     yield from ((candidate, source) for candidate in listed)
 
 
 def _analyse(candidate: Candidate, source: SourceFile | None, job: FileJob, emit: Emit) -> Report:
     started = time.perf_counter()
-    with _reasons():
-        built = build(candidate.construct)
-        inputs = find_inputs(built.model, candidate, Trial(built.model))
+    with _reasons(candidate):
+        built, inputs = prepare(candidate)
         traced = trace(
             built.model, inputs.args, inputs.kwargs, mode=job.config.mode, log=built.log, name=candidate.name
         )
@@ -123,7 +126,7 @@ def _analyse(candidate: Candidate, source: SourceFile | None, job: FileJob, emit
 
 def _history(candidate: Candidate, source: SourceFile | None) -> ModelHistory:
     """Who wrote what while the model was built; no forward pass, but where lazy parameters need one."""
-    with _reasons():
+    with _reasons(candidate):
         built = build(candidate.construct)
     if is_lazy_model(built.model):
         try:
@@ -140,7 +143,7 @@ def _place(candidate: Candidate, source: SourceFile | None, built: Built) -> Loc
 
 
 @contextlib.contextmanager
-def _reasons() -> Iterator[None]:
+def _reasons(candidate: Candidate) -> Iterator[None]:
     """Whatever keeps a model from being analysed, as one line.
 
     Raises:
@@ -150,8 +153,11 @@ def _reasons() -> Iterator[None]:
         yield
     except BuildError as error:
         tried = error.__cause__
-        reason = f"its constructor raised {tried.reason}" if isinstance(tried, ConstructionError) else str(error)
-        raise _NotAnalysedError(reason) from error
+        reason = str(error)
+        if isinstance(tried, ConstructionError):
+            raised = "" if isinstance(tried.__cause__, NotAvailableError) else "its constructor raised "
+            reason = f"{raised}{tried.reason}"
+        raise _NotAnalysedError(reason, advice.construction(candidate, reason)) from error
     except TraceError as error:
         raise _NotAnalysedError(str(error)) from error
     except InputsNotFound as error:

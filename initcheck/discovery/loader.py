@@ -27,7 +27,7 @@ import torch
 from initcheck.discovery.compiled_ops import with_declared_ops
 from initcheck.discovery.denied import denied_call
 from initcheck.discovery.importing import Place, Session, forget, is_taken
-from initcheck.discovery.placeholders import Placeholder, loading
+from initcheck.discovery.placeholders import NotAvailableError, Placeholder, loading
 from initcheck.discovery.slicing import Statement, blocks, closure, is_main_guard, statement
 from initcheck.source.file import SourceError, SourceFile
 from initcheck.source.imports import Imports
@@ -349,7 +349,8 @@ class _LazyGlobals(dict[str, Any]):
 def describe(error: BaseException, path: str) -> str:
     """``ValueError: too small, at model.py:12``: an exception in one line, with the last line of ``path`` it passed."""
     text = " ".join(str(error).split())
-    text = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    if not isinstance(error, NotAvailableError):
+        text = f"{type(error).__name__}: {text}" if text else type(error).__name__
     if len(text) > 300:
         text = text[:297] + "..."
     line = line_in(error, path)

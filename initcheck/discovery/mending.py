@@ -96,7 +96,10 @@ def mended(failure: Failure) -> Iterator[Proposal]:
 def _got_wanted(failure: Failure, got: int, wanted: int) -> Iterator[Proposal]:
     """Somewhere ``got`` features arrived and ``wanted`` were expected."""
     proposal = failure.proposal
-    leaves = [(path, spec) for path, spec in proposal.leaves() if spec.shape]
+    leaves = [(path, spec) for path, spec in _named_first(failure) if spec.shape]
+    for path, spec in leaves[:1]:
+        if spec.dtype.startswith("float") and len(spec.shape) == 1:
+            yield proposal.put(path, InputSpec(spec.dtype, (spec.shape[0], wanted)))
     for path, spec in leaves:
         if spec.dtype.startswith("float"):
             for axis in range(len(spec.shape) - 1, 0, -1):

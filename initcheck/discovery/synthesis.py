@@ -338,10 +338,10 @@ def _from_usage(parameter: Parameter, context: Context) -> Any:
     if set(usage.attributes) & {"n", "shape", "low", "high", "nvec"}:
         shaped = guess_shape(name)
         return shaped if isinstance(shaped, (Box, Discrete)) else Discrete(4) if "n" in usage.attributes else Box((8,))
-    if usage.attributes and any(by_name(a) is not UNKNOWN for a in usage.attributes) and by_name(name) is UNKNOWN:
-        return Settings()
     if usage.is_module or (_MODULE_NAMES.fullmatch(name.lower()) and not usage.passed_as):
         return nn.Linear(64, 64)
+    if usage.attributes and any(by_name(a) is not UNKNOWN for a in usage.attributes) and by_name(name) is UNKNOWN:
+        return Settings()
     if usage.iterated or usage.length:
         shaped = guess_shape(name)
         if shaped is not UNKNOWN and not usage.length > len(shaped):
@@ -377,7 +377,9 @@ _DEFAULT_MAKERS = ("get_default_config", "default_config", "get_default_cfg", "g
 
 def settings_class(context: Context) -> Any:
     """The file's one configuration class with defaults, as an instance; None if there is none."""
-    for name, value in context.namespace.items():
+    here = context.namespace.get("__name__")
+    named = sorted(context.namespace.items(), key=lambda item: getattr(item[1], "__module__", None) != here)
+    for name, value in named:  # its own before those that it imports
         if isinstance(value, type) and re.search(r"(config|args|hparams|params|settings)$", name, re.IGNORECASE):
             if issubclass(value, nn.Module):
                 continue
@@ -419,6 +421,9 @@ def arguments_for(
     base = {p.name: value_for(p, context) for p in needed}
     for p in needed:
         if _SETTINGS_NAMES.fullmatch(p.name.lower()):
+            declared = getattr(target, "config_class", None)  # of a transformers model
+            if isinstance(declared, type) and (made := build_settings(declared, context)) is not UNKNOWN:
+                yield {**base, p.name: made}
             for made in default_settings(target):
                 yield {**base, p.name: made}
     unknown = [name for name, value in base.items() if value is UNKNOWN]

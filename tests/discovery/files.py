@@ -19,10 +19,11 @@ from initcheck.tracing.build import build
 from initcheck.tracing.ladder import Trial
 
 
-def write(folder: Path, name: str, text: str) -> Path:
+def write(folder: Path, name: str, *parts: str) -> Path:
+    """A file of these parts, each with an indentation of its own."""
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(textwrap.dedent(text))
+    path.write_text("\n".join(map(textwrap.dedent, parts)))
     return path
 
 
