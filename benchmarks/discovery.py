@@ -26,6 +26,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from initcheck.discovery.candidate import Candidate
 
 STAGES = ("found", "built", "fed", "traced")
 _SKIPPED = frozenset({"node_modules", "site-packages", "build", "dist", "venv", "__pycache__"})
@@ -108,23 +112,23 @@ def analyse(path: Path, sender: Connection) -> None:
     sender.send(frozenset(run.session.missing if run is not None else ()))
 
 
-def row_of(candidate: object) -> Row:
-    from initcheck.discovery.inputs import InputsNotFound, find_inputs
-    from initcheck.tracing.build import BuildError, build
-    from initcheck.tracing.ladder import TraceError, Trial, trace
+def row_of(candidate: Candidate) -> Row:
+    from initcheck.discovery.inputs import InputsNotFound
+    from initcheck.discovery.prepare import prepare
+    from initcheck.tracing.build import BuildError
+    from initcheck.tracing.ladder import TraceError, trace
 
-    reached = 1
     try:
-        built = build(candidate.construct)  # type: ignore[attr-defined]
-        reached = 2
-        inputs = find_inputs(built.model, candidate, Trial(built.model))  # type: ignore[arg-type]
-        reached = 3
+        built, inputs = prepare(candidate)
         traced = trace(built.model, inputs.args, inputs.kwargs, log=built.log)
-        reached = 4
-        detail = f"{candidate.how} | {inputs.description} | {traced.rung}"  # type: ignore[attr-defined]
-    except (BuildError, InputsNotFound, TraceError) as error:
-        detail = str(error.__cause__ or error) if isinstance(error, BuildError) else str(error)
-    return Row(candidate.name, reached, " ".join(detail.split()))  # type: ignore[attr-defined]
+        reached, detail = 4, f"{candidate.how} | {inputs.description} | {traced.rung}"
+    except BuildError as error:
+        reached, detail = 1, str(error.__cause__ or error)
+    except InputsNotFound as error:
+        reached, detail = 2, str(error)
+    except TraceError as error:
+        reached, detail = 3, str(error)
+    return Row(candidate.name, reached, " ".join(detail.split()))
 
 
 def child(path: Path, sender: Connection) -> None:

@@ -55,3 +55,6 @@ class Candidate:
     how: str
     location: Location
     input_hints: InputHints
+    has_other_ways: bool = False
+    passed_over: int = 0
+    """Ways that work but whose model could not be fed: ``construct`` takes the next one."""

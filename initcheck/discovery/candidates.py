@@ -17,6 +17,7 @@ import ast
 import contextlib
 import inspect
 import re
+import sys
 import traceback
 import types
 from collections.abc import Callable, Iterator
@@ -262,6 +263,7 @@ class _Finder:
             if not _passes_on(target):
                 return
         yield self._guessed(name, target, node, context)
+        yield self._guessed(name, target, node, context, alike=True)
         for maker, makes in self.factories.items():
             if makes == name and maker not in exclude and not _optional_only(self.module.__dict__.get(maker)):
                 function = self.definitions.functions[maker]
@@ -291,14 +293,19 @@ class _Finder:
 
     def _is_own(self, model: nn.Module) -> bool:
         """Whether a class of this file has a part in a model."""
-        own = {self.module.__dict__.get(name) for name in self.definitions.modules}
-        return any(type(part) in own for part in model.modules())
+        path = Path(self.source.path).resolve()
+        return any(
+            cls.__name__ in self.definitions.modules
+            and Path(getattr(sys.modules.get(cls.__module__), "__file__", None) or "").resolve() == path
+            for cls in {type(part) for part in model.modules()}
+        )
 
-    def _guessed(self, name: str, target: Any, node: Any, context: synthesis.Context) -> _Way:
+    def _guessed(self, name: str, target: Any, node: Any, context: synthesis.Context, *, alike: bool = False) -> _Way:
+        """With made-up arguments; ``alike``: as many channels or features out as in, which a residual sum asks for."""
         given: dict[str, Any] = {}
 
         def run() -> Any:
-            attempts = Guesses(target, node, context, self.source.path)
+            attempts = Guesses(target, node, context, self.source.path, alike=alike)
             value = attempts.run()
             given.clear()
             given.update(attempts.given)
@@ -416,26 +423,33 @@ class _Finder:
 
     def _candidate(self, name: str, ways: list[_Way], location: Location, hints: InputHints) -> Candidate:
         def construct() -> nn.Module:
-            model, candidate.how = self._build(name, ways)
+            model, candidate.how = self._build(name, ways, hints.context, candidate.passed_over)
             return model
 
-        candidate = Candidate(name, construct, "", location, hints)
+        candidate = Candidate(name, construct, "", location, hints, has_other_ways=len(ways) > 1)
         return candidate
 
-    def _build(self, name: str, ways: list[_Way]) -> tuple[nn.Module, str]:
-        """The first way that works.
+    def _build(
+        self, name: str, ways: list[_Way], context: synthesis.Context | None, passed_over: int = 0
+    ) -> tuple[nn.Module, str]:
+        """The first way that works, after ``passed_over`` that do, too.
 
         Raises:
             ConstructionError: if none does; the reason is that of a way the user wrote, where there is one.
         """
         failures: list[tuple[int, BaseException]] = []
         for way in ways:
+            if context is not None:
+                context.environment = None  # one that a failed way made says nothing about the next
             try:
                 model, entry = with_entry(_as_model(self._in_session(way.run)))
             except (Exception, SystemExit) as error:
                 failures.append((way.telling, error))
                 if self._initialisation_raised(error):
                     break  # without its initialisation it would be another model
+                continue
+            if passed_over > 0:
+                passed_over -= 1
                 continue
             return model, way.text() + (f"; run by {entry}()" if entry else "")
         if not failures:

@@ -23,11 +23,12 @@ _MOST_ATTEMPTS = 14
 class Guesses:
     """Calls a constructor with made-up arguments, and mends them after its own errors, a bounded number of times."""
 
-    def __init__(self, target: Any, node: Any, context: synthesis.Context, path: str) -> None:
+    def __init__(self, target: Any, node: Any, context: synthesis.Context, path: str, *, alike: bool = False) -> None:
         self.target = target
         self.node = node
         self.context = context
         self.path = path
+        self.alike = alike
         self.given: dict[str, Any] = {}
 
     def run(self) -> Any:
@@ -40,6 +41,10 @@ class Guesses:
             raise NotAvailableError("its definition failed")
         failures: list[BaseException] = []
         queue = list(synthesis.arguments_for(self.target, self.node, self.context))
+        if self.alike:
+            queue = [changed for given in queue if (changed := _alike(given)) != given]
+            if not queue:
+                raise NotAvailableError("it has no pair of sizes that could be alike")
         seen: list[dict[str, Any]] = []
         while queue and len(seen) < _MOST_ATTEMPTS:
             given = queue.pop(0)
@@ -130,6 +135,16 @@ class Guesses:
                 if found:
                     return found
         return []
+
+
+def _alike(given: dict[str, Any]) -> dict[str, Any]:
+    """``in_channels`` as large as ``out_channels``."""
+    changed = dict(given)
+    for name, value in given.items():
+        other = re.sub(r"(^|_)in(put)?(?=_|$)", lambda m: m[0].replace("in", "out"), name)
+        if other != name and isinstance(value, int) and isinstance(given.get(other), int):
+            changed[name] = given[other]
+    return changed
 
 
 def _alternatives(value: Any) -> list[Any]:

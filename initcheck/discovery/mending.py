@@ -31,6 +31,7 @@ from initcheck.discovery.proposals import (
     first_layers,
     floats,
     ids,
+    is_edges,
     options,
     signature,
     volumes,
@@ -97,9 +98,9 @@ def _got_wanted(failure: Failure, got: int, wanted: int) -> Iterator[Proposal]:
     """Somewhere ``got`` features arrived and ``wanted`` were expected."""
     proposal = failure.proposal
     leaves = [(path, spec) for path, spec in _named_first(failure) if spec.shape]
-    for path, spec in leaves[:1]:
-        if spec.dtype.startswith("float") and len(spec.shape) == 1:
-            yield proposal.put(path, InputSpec(spec.dtype, (spec.shape[0], wanted)))
+    for path, spec in leaves:
+        if len(spec.shape) == 1:  # class labels that are one-hot vectors, times that are embedded
+            yield proposal.put(path, floats(spec.shape[0], wanted))
     for path, spec in leaves:
         if spec.dtype.startswith("float"):
             for axis in range(len(spec.shape) - 1, 0, -1):
@@ -187,6 +188,8 @@ def _image_sizes(failure: Failure, got: int, wanted: int) -> Iterator[Proposal]:
 
 def _estimates(seen: dict[int, int], size: int, got: int, wanted: int, spatial: int) -> Iterator[int]:
     """Sizes that may give ``wanted`` features, ``size`` having given ``got``: by a secant, else in proportion."""
+    if any(features == got for other, features in seen.items() if abs(other - size) > 4):
+        return  # the size does not count
     seen[size] = got
     estimates = [size * (wanted / got) ** (1 / spatial)]
     others = sorted((s for s in seen if s != size and seen[s] != got), key=lambda s: abs(seen[s] - wanted))
@@ -262,9 +265,19 @@ def _channels(failure: Failure, match: re.Match[str]) -> Iterator[Proposal]:
     yield from _got_wanted(failure, got, wanted)
 
 
+def _broadcast_at(failure: Failure, match: re.Match[str]) -> Iterator[Proposal]:
+    """``a dimension of length 4 at -1 ... should be broadcastable to [8, 2]``."""
+    wanted = [int(size) for size in match[3].split(",")]
+    if -int(match[2]) <= len(wanted):
+        yield from _either(failure, int(match[1]), wanted[int(match[2])])
+
+
 def _broadcast(failure: Failure, match: re.Match[str]) -> Iterator[Proposal]:
-    """Either side of ``a must match b`` may be the input's: token counts, image sizes, features."""
-    one, other = int(match[1]), int(match[2])
+    yield from _either(failure, int(match[1]), int(match[2]))
+
+
+def _either(failure: Failure, one: int, other: int) -> Iterator[Proposal]:
+    """Either of two sizes that must match may be the input's: token counts, image sizes, features."""
     images = [leaf for leaf in failure.proposal.leaves() if len(leaf[1].shape) == 4 and _is_side(leaf[1], 2)]
     for path, spec in images if len(images) > 1 else ():  # a large image and a small one
         for got, wanted in ((one, other), (other, one)):
@@ -508,10 +521,26 @@ def _unpacked(failure: Failure, match: re.Match[str]) -> Iterator[Proposal]:
         yield from _rank(failure, count)
         return
     for path, spec in failure.proposal.leaves()[:1]:
+        names = re.match(r"([\w, ]+?)\s*=[^=]", failure.line)
+        parts = [part.strip() for part in names[1].split(",")] if names is not None else []
+        if len(parts) == count and all(part.isidentifier() for part in parts):
+            yield failure.proposal.put(path, _by_names(parts, spec, failure))
         yield failure.proposal.put(path, (spec,) * count)
         edges = ids(NODES, 2, EDGES)
         if count == 2 and len(spec.shape) == 2:
             yield failure.proposal.put(path, (floats(NODES, spec.shape[-1]), edges))
+
+
+def _by_names(names: list[str], like: InputSpec, failure: Failure) -> tuple[Any, ...]:
+    """What the parts of an input that is unpacked are called says what they are."""
+    graph = any(is_edges(name) for name in names)
+    nodes = floats(NODES, like.shape[-1])
+    return tuple(
+        nodes
+        if graph and not is_edges(name)
+        else options(Argument(name, True), failure.model, failure.facts, position)[0]
+        for position, name in enumerate(names)
+    )
 
 
 # -- types ------------------------------------------------------------------------------------------------------------
@@ -703,8 +732,8 @@ _MENDS: tuple[tuple[str, Callable[[Failure, re.Match[str]], Iterator[Proposal]]]
     (r"Sizes of tensors must match.*?Expected size (\d+) but got size (\d+)", _broadcast),
     (r"first two dimensions of batch2 tensor to be: \[\d+, (\d+)\] but got: \[\d+, (\d+)\]", _wanted_got),
     (r"inconsistent tensor size, expected tensor \[(\d+)\].*?\[(\d+)\]", _broadcast),
-    (r"Attempting to broadcast a dimension of length (\d+) at .*?broadcastable to .*?(\d+)", _broadcast),
-    (r"NoneType|missing \d+ required", _fill),
+    (r"Attempting to broadcast a dimension of length (\d+) at (-\d+).*?broadcastable to \[([\d, ]+)\]", _broadcast_at),
+    (r"NoneType|missing \d+ required|(should|must|can) ?not be [Nn]one|must be (given|provided|passed)", _fill),
     (r"'(?:Fake)?Tensor' object has no attribute '(\w+)'", _as_object),
     (r"got str|indices must be integers|new\(\): invalid data type 'str'|too many dimensions 'str'", _dict_input),
     (r"^'(\w+)'$", _missing_key),

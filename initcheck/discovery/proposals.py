@@ -245,13 +245,20 @@ _STATE = re.compile(
     r"h|hx|hc|h_?0|c_?0|hiddens?|(prev_|init_|last_)?(hidden|lstm|rnn|cell)(_states?|_cells?)?|states|hxs|rnn_hxs|lstm_state|memory_state"
 )
 _TIME = re.compile(r"t|times?|timesteps?|time_?steps?|noise_(level|labels)|sigmas?|diffusion_step|ts")
-_LABEL = re.compile(r"y|labels?|c|class(_labels|es)?|cond(ition)?|targets?|tags|annotations|attr")
+_LABEL = re.compile(r"y|labels?|c|class(_labels|es)?|cond(ition)?|targets?|tags|attr")
+_BOXES = re.compile(r"annotations|annots|(gt_?|target_?)?b?boxes")
+_CLASSES = re.compile(r"(n|num|nb)_?(classes|class|tags|labels|targets|categories)|nclass|class_num")
 _ADJACENCY = re.compile(r"adj(acency)?(_mat(rix)?)?|a_hat|graph_adj|A")
 _EDGES = re.compile(r"edge_?(index|indices)|edges|topology")
 _LENGTHS = re.compile(r"\w*len(gth)?s?")
 _ACTION = re.compile(r"(prev_|last_|old_|next_)?(a|actions?|act)")
 _DONE = re.compile(r"dones?|masks|terminations?|episode_starts?")
 _GRAPH_BATCH = re.compile(r"batch(_index)?")
+
+
+def is_edges(name: str) -> bool:
+    """Whether an input of that name holds the edges of a graph."""
+    return _EDGES.fullmatch(name.lower()) is not None
 
 
 def options(argument: Argument, model: nn.Module, facts: Facts, position: int) -> list[Any]:
@@ -293,8 +300,11 @@ def options(argument: Argument, model: nn.Module, facts: Facts, position: int) -
         return [InputSpec("int64", (B,), T)]
     if position > 0 and _GRAPH_BATCH.fullmatch(low) and any(_EDGES.fullmatch(a.name) for a in signature(model)):
         return [ids(1, NODES)]
+    if position > 0 and _BOXES.fullmatch(low):
+        return [floats(B, 4, 5), floats(B, 4, 4)]  # corners, and a class
     if position > 0 and _LABEL.fullmatch(low):
-        return [*tables[-1:], ids(10, B), *named, *primary[:1], None]
+        classes = next((size for key, size in facts.dimensions.items() if _CLASSES.fullmatch(key)), 10)
+        return [*tables[-1:], ids(classes, B), *named, *primary[:1], None]
     if position > 0 and _ACTION.fullmatch(low):
         space = facts.environment.action_space if facts.environment is not None else None
         known = [] if space is None else [ids(space.n, B) if isinstance(space, Discrete) else floats(B, *space.shape)]
