@@ -160,7 +160,11 @@ def weight_of(records: list[ParameterRecord]) -> ParameterRecord | None:
 
 
 def output_nodes(graph: torch.fx.Graph, paths: set[str]) -> dict[str, torch.fx.Node]:
-    """For each module path, the last node of its first call that yields a floating tensor."""
+    """For each module path, the primary output of its first call; failing that, the last floating tensor of it."""
+    given: dict[str, torch.fx.Node] = {}
+    for node in graph.nodes:
+        for path in node.meta.get("output_of", ()):
+            given.setdefault(path, node)
     found: dict[str, torch.fx.Node] = {}
     closed: set[str] = set()
     active: set[str] = set()
@@ -177,7 +181,7 @@ def output_nodes(graph: torch.fx.Graph, paths: set[str]) -> dict[str, torch.fx.N
                 order.append(path)
             if is_floating(node) and not _further_output(node, found.get(path)):
                 found[path] = node
-    return {path: found[path] for path in order if path in found}
+    return {path: given.get(path, found[path]) for path in order if path in found}
 
 
 def _further_output(node: torch.fx.Node, found: torch.fx.Node | None) -> bool:

@@ -570,6 +570,10 @@ def recording(recorder: Recorder, paths: Mapping[int, str], *, dispatch: bool = 
             recorder.path.append(paths[id(module)])
 
     def leave(module: nn.Module, args: Any, out: Any) -> None:
+        if recorder.keep_graph and id(module) in paths:
+            node = recorder.nodes.get(id(primary_output(out)))
+            if node is not None and node.op == "call_function":
+                node.meta.setdefault("output_of", []).append(paths[id(module)])
         if id(module) in paths and recorder.path:
             recorder.path.pop()
 

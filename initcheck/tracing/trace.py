@@ -116,7 +116,8 @@ class Trace:
     way), ``modules`` (paths from the root to it), ``stack`` (user frames, innermost first); on ``get_attr`` nodes
     ``parameter`` (its name) or ``buffer`` or ``constant`` (the real tensor, if small); ``value`` holds a real tensor
     wherever the result depends on constants only (masks, position ids); ``example`` the integers or booleans that
-    came of this call's integer inputs, as one instance of what they may be.
+    came of this call's integer inputs, as one instance of what they may be; ``output_of`` the modules whose primary
+    output this is.
     """
 
     model: str

@@ -305,6 +305,8 @@ class MaskedFill(Rule):
             if mask is not None:
                 allowed = ~mask.astype(bool) if huge[0] else mask.astype(bool)
                 result.kept = allowed.sum(-1).astype(float).ravel()
+            elif 0.0 < share < 1.0 and result.dims and call.shape:
+                result.kept = np.array([max((1 - share if huge[0] else share) * call.shape[-1], 1.0)])
             return result
         from initcheck.signal.ops.structure import mixture
         from initcheck.signal.value import broadcast_dims

@@ -397,7 +397,9 @@ class RecurrentCell(Rule):
         )
         h0 = states[0].second.same if states else 0.0
         c0 = states[1].second.same if len(states) > 1 else 0.0
-        steps = _CELLS[call.op.removesuffix("_cell")](x.second, w, 1, h0, c0)
+        given = x.second  # of one step, what samples have in common takes the part of what is constant over time
+        common = Kernel(given.same, given.cross, given.cross, given.cross)
+        steps = _CELLS[call.op.removesuffix("_cell")](common, w, 1, h0, c0)
         call.memo["layer"] = Layer(w, steps, 1)
         dims = (*x.dims[:-1], (Atom("C", w.units),))
         shared = float(steps.shared[0])
