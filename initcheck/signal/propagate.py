@@ -120,7 +120,8 @@ class _Run:
         if given is not None:
             covariance = Kernel(given.variance, given.v_c + given.v_s, given.v_c, given.v_c)
             return Value(dims, given.mean, covariance).settled()
-        return Value(dims, 0.0, covariance, integer=integer)
+        mean, variance = _integers(node) if integer else (0.0, 1.0)
+        return Value(dims, mean, covariance * variance, integer=integer)
 
     def _as_given(self, node: torch.fx.Node, roles: tuple[Role, ...]) -> Value | None:
         """An input with the statistics of the example; None, and said, where it has none."""
@@ -231,6 +232,16 @@ class _Run:
         computing = [n for n in self.trace.graph.nodes if n.op == "call_function" and _computes(n)]
         known = sum(1 for n in computing if n in self.values)
         return known / len(computing) if computing else 1.0
+
+
+def _integers(node: torch.fx.Node) -> tuple[float, float]:
+    """Mean and variance of an integer input's example: as numbers they are what they are, never N(0, 1)."""
+    example = node.meta.get("example")
+    if not isinstance(example, torch.Tensor) or example.numel() < 2 or example.is_floating_point():
+        return 0.0, 1.0
+    numbers = example.detach().to("cpu", torch.float64)
+    variance = float(numbers.var(correction=0))
+    return (float(numbers.mean()), variance) if variance > 0 else (0.0, 1.0)
 
 
 def constant_value(real: torch.Tensor) -> Value:
