@@ -24,13 +24,15 @@ _LAYERS = re.compile(r"Linear|Conv(?:Transpose)?[123]d|Embedding|Bilinear")
 
 def check_source(source: SourceFile) -> Iterator[Finding]:
     """Constructors in source order; then loops that return within their first pass."""
-    if _HINT.search(source.text) is None or not init_writes(source):
+    writes = init_writes(source) if _HINT.search(source.text) is not None else ()
+    if not writes:
         return
-    for node in ast.walk(source.tree):
+    for node in source.tree.body:
         if isinstance(node, ast.ClassDef):
             yield from _check_class(source, node)
-        elif isinstance(node, ast.FunctionDef):
-            yield from _returns_early(source, node)
+    for function in dict.fromkeys(w.functions[-1] for w in writes if w.functions):
+        if isinstance(function, ast.FunctionDef):
+            yield from _returns_early(source, function)
 
 
 # -- layers attached after the init ----------------------------------------------------------------------------------

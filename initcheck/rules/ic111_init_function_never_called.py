@@ -57,7 +57,9 @@ def _candidates(source: SourceFile) -> Iterator[tuple[ast.FunctionDef, ast.Class
     for node in source.tree.body:
         if isinstance(node, ast.FunctionDef) and _NAME.fullmatch(node.name) and not node.decorator_list:
             yield node, None
-        elif isinstance(node, ast.ClassDef) and node.bases:
+        elif (
+            isinstance(node, ast.ClassDef) and node.bases and not node.decorator_list
+        ):  # a registry's framework calls it
             plain = all(source.imports.resolve(base) == "torch.nn.Module" for base in node.bases)
             for item in node.body if plain else ():
                 if isinstance(item, ast.FunctionDef) and _NAME.fullmatch(item.name) and not item.decorator_list:

@@ -32,17 +32,18 @@ def check_source(source: SourceFile) -> Iterator[Finding]:
     writes = init_writes(source)
     if not writes:
         return
-    functions = [n for n in ast.walk(source.tree) if isinstance(n, ast.FunctionDef)]
     helpers: dict[str, ast.FunctionDef] = {}
-    for function in functions:
-        inside = [w for w in writes if w.functions and function in w.functions]
-        if inside:
-            yield from _passes(source, function)
-        if inside and function.name != "__init__" and _is_helper(function):
+    for function in dict.fromkeys(f for write in writes for f in write.functions):
+        if not isinstance(function, ast.FunctionDef):
+            continue
+        yield from _passes(source, function)
+        if function.name != "__init__" and _is_helper(function):
             helpers[function.name] = function
             yield from _unused(source, function)
-    for function in functions:
-        yield from _not_passed_on(source, function, helpers)
+    if any(_SCALES.intersection(_parameters(helper)) for helper in helpers.values()):
+        for node in ast.walk(source.tree):
+            if isinstance(node, ast.FunctionDef) and _SCALES.intersection(_parameters(node)):
+                yield from _not_passed_on(source, node, helpers)
 
 
 def _is_helper(function: ast.FunctionDef) -> bool:

@@ -569,6 +569,14 @@ QUIET = {
 
         net = Net()
         """,
+    "a class in a framework's registry": """
+        @BACKBONES.register_module()
+        class Net(nn.Module):
+            def init_weights(self, pretrained=None):
+                nn.init.orthogonal_(self.fc.weight)
+
+        net = Net()
+        """,
     "arguments that are read, passed on, or no scale": """
         def init_linear(m, std=0.02, name=""):
             nn.init.normal_(m.weight, std=std)
