@@ -16,6 +16,7 @@ from initcheck.rules import registry
 from initcheck.rules.ic001_unparsable_file import unparsable
 from initcheck.rules.ic004_unused_suppression import unused_suppression
 from initcheck.source.file import SourceError, SourceFile
+from initcheck.source.notebook import SUFFIX, Notebook, in_cells, is_notebook
 from initcheck.targets import LibraryTarget
 from initcheck.worker import INTERRUPTED, FileJob, analyse_isolated
 
@@ -36,8 +37,8 @@ def run(paths: Sequence[str | Path], config: Config, tell: Tell | None = None, t
     """Check files and folders.
 
     Args:
-        paths: files (of any suffix), folders (searched for ``*.py``), and models by the name that a library gives them
-            (``timm:resnet50``).
+        paths: files (of any suffix), folders (searched for ``*.py`` and ``*.ipynb``), and models by the name that a
+            library gives them (``timm:resnet50``).
         config: what to select, how to analyse, what to fix.
         tell: called with a line whenever a file or model is taken up.
         task: ``check``, or ``trace`` who wrote the models' parameters.
@@ -56,8 +57,10 @@ def run(paths: Sequence[str | Path], config: Config, tell: Tell | None = None, t
             tell(path)
         try:
             if task == "trace":
-                return _trace_file(path, config, reader, tell)
-            return _check_file(path, config, reader, tell)
+                result = _trace_file(path, config, reader, tell)
+            else:
+                result = _check_file(path, config, reader, tell)
+            return _by_cell(result, reader) if is_notebook(path) else result
         except OSError as error:
             return f"{path}: cannot be read: {error.strerror or error}"
 
@@ -136,7 +139,7 @@ def _walk(folder: Path, config: Config) -> Iterator[Path]:
             hidden = entry.name.startswith(".") or entry.name in _NEVER or (entry / "pyvenv.cfg").exists()
             if not hidden and not entry.is_symlink():
                 yield from _walk(entry, config)
-        elif entry.suffix == ".py":
+        elif entry.suffix in (".py", SUFFIX):
             yield entry
 
 
@@ -145,6 +148,7 @@ class _Reader:
 
     def __init__(self) -> None:
         self._files: dict[str, SourceFile | None] = {}
+        self._notebooks: dict[str, Notebook] = {}
 
     def get(self, path: str) -> SourceFile | None:
         """The parsed file, None if it cannot be read or parsed (a finding can point into such a file)."""
@@ -155,14 +159,24 @@ class _Reader:
                 self._files[path] = None
         return self._files[path]
 
+    def notebook(self, path: str) -> Notebook:
+        """The notebook, which was read before as a source file."""
+        if path not in self._notebooks:
+            self._notebooks[path] = Notebook.parse(Path(path).read_text(encoding="utf-8-sig"))
+        return self._notebooks[path]
+
     def put(self, source: SourceFile) -> None:
         self._files[source.path] = source
 
     def texts(self, result: RunResult) -> dict[str, str]:
         """The text of every file that a finding points into."""
-        wanted = sorted({finding.location.path for finding in result.all_findings()})
+        places = {finding.location.file: finding.location for finding in result.all_findings()}
         texts: dict[str, str] = {}
-        for path in wanted:
+        for file, place in sorted(places.items()):
+            path = place.path
+            if place.cell:
+                texts[file] = self.notebook(path).source_of(place.cell)
+                continue
             source = self.get(path)
             texts[path] = source.text if source is not None else _raw_text(path)
         return texts
@@ -173,6 +187,16 @@ def _raw_text(path: str) -> str:
         return Path(path).read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
+
+
+def _by_cell(result: FileResult, reader: _Reader) -> FileResult:
+    """A notebook's result as its reader sees it; as it is if the file is no notebook."""
+    try:
+        notebook = reader.notebook(result.path)
+    except (SourceError, UnicodeDecodeError):
+        return result
+    told: FileResult = in_cells(replace(result, path=""), result.path, notebook)
+    return replace(told, path=result.path)
 
 
 def _check_file(path: str, config: Config, reader: _Reader, tell: Tell | None) -> FileResult:
@@ -265,6 +289,9 @@ def _fix(
     """Fix what was heard in this file, each fix kept only if a new analysis no longer finds it."""
     from initcheck.fix.session import diff, fix_file
 
+    if is_notebook(source.path):
+        found = [f for f in result.all_findings() if f.fix is not None and f.location.path == source.path]
+        return source, FixSummary(refused=tuple((f, "notebooks are not rewritten: edit the cell") for f in found))
     findings = [f for f in result.all_findings() if f.fix is not None and f.location.path == source.path]
     if config.safe_fixes_only:
         findings = [f for f in findings if f.fix is not None and f.fix.safe]

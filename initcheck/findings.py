@@ -34,16 +34,25 @@ class Severity(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True, order=True)
 class Location:
-    """A range of source text. Lines and columns count from 1; the end column is exclusive."""
+    """A range of source text. Lines and columns count from 1; the end column is exclusive.
+
+    ``cell``: of a notebook, counted from 1, to which the lines belong; 0 in other files.
+    """
 
     path: str
     line: int
     column: int = 1
     end_line: int = 0
     end_column: int = 0
+    cell: int = 0
+
+    @property
+    def file(self) -> str:
+        """The path, of a notebook with its cell: ``net.ipynb:cell 3``."""
+        return f"{self.path}:cell {self.cell}" if self.cell else self.path
 
     def __str__(self) -> str:
-        return f"{self.path}:{self.line}:{self.column}"
+        return f"{self.file}:{self.line}:{self.column}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +138,7 @@ class Finding:
     data: Mapping[str, float | int | str | bool] = field(default_factory=dict)
 
     @property
-    def sort_key(self) -> tuple[str, int, int, str, str]:
+    def sort_key(self) -> tuple[str, int, int, int, str, str]:
         """Findings are reported by path, line, column, code (then parameter, so that the order never varies)."""
         where = self.location
-        return (where.path, where.line, where.column, self.code, self.parameter)
+        return (where.path, where.cell, where.line, where.column, self.code, self.parameter)

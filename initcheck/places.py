@@ -34,15 +34,22 @@ def as_given(given: str) -> Callable[[str], str]:
 
 def relocated(value: T, shown: Callable[[str], str]) -> T:
     """A finding, report, or anything made of dataclasses and tuples, with every location's path rewritten."""
+    return mapped(value, lambda location: dataclasses.replace(location, path=shown(location.path)))
+
+
+def mapped(value: T, at: Callable[[Location], Location], text: Callable[[str], str] | None = None) -> T:
+    """Anything made of dataclasses and tuples, with ``at`` applied to every location (and ``text`` to every string)."""
     if isinstance(value, Location):
-        return cast(T, dataclasses.replace(value, path=shown(value.path)))
+        return cast(T, at(value))
+    if isinstance(value, str):
+        return cast(T, text(value)) if text is not None else value
     if isinstance(value, tuple):
-        return cast(T, tuple(relocated(item, shown) for item in value))
+        return cast(T, tuple(mapped(item, at, text) for item in value))
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         changed = {
-            field.name: relocated(old, shown)
+            field.name: mapped(old, at, text)
             for field in dataclasses.fields(value)
-            if isinstance(old := getattr(value, field.name), tuple) or dataclasses.is_dataclass(old)
+            if isinstance(old := getattr(value, field.name), (tuple, str)) or dataclasses.is_dataclass(old)
         }
         return cast(T, dataclasses.replace(value, **changed)) if changed else value
     return value

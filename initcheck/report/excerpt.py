@@ -24,7 +24,7 @@ def printable(text: str) -> str:
 
 def excerpt(location: Location, sources: Mapping[str, str], width: int, style: str) -> list[Text]:
     """The source line with carets under the range; cut around it where the line is too long for the terminal."""
-    lines = sources.get(location.path, "").splitlines()
+    lines = sources.get(location.file, "").splitlines()
     if not 0 < location.line <= len(lines):
         return []
     raw = lines[location.line - 1].rstrip()

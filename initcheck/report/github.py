@@ -6,9 +6,10 @@ import os
 from collections.abc import Mapping
 
 from initcheck.config import Config
-from initcheck.findings import Finding, Severity
+from initcheck.findings import Finding, Location, Severity
 from initcheck.report.summary import shown_findings
 from initcheck.results import RunResult
+from initcheck.source.notebook import physical_line
 
 _COMMANDS = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.INFO: "notice"}
 
@@ -22,6 +23,8 @@ def render(result: RunResult, sources: Mapping[str, str], config: Config) -> str
 
 def _annotation(finding: Finding) -> str:
     where = finding.location
+    if where.cell:
+        where = Location(where.path, physical_line(where))
     properties = {
         "file": _relative(where.path),
         "line": str(where.line),
@@ -32,7 +35,8 @@ def _annotation(finding: Finding) -> str:
         properties["endColumn"] = str(where.end_column)
     properties["title"] = f"{finding.code} {finding.name}"
     listed = ",".join(f"{key}={_property(value)}" for key, value in properties.items())
-    text = [finding.message]
+    told = f"cell {finding.location.cell}, line {finding.location.line}: " if finding.location.cell else ""
+    text = [told + finding.message]
     if finding.model and finding.model not in finding.message:
         text.append(f"model: {finding.model}")
     text += [line.text for line in finding.evidence]

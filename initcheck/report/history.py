@@ -114,7 +114,7 @@ def _path(stack: Sequence[FrameRow]) -> str:
 
 
 def _place(location: Location | None) -> str:
-    return "" if location is None else f"{location.path}:{location.line}"
+    return "" if location is None else f"{location.file}:{location.line}"
 
 
 # --- JSON -------------------------------------------------------------------------------------------------------------

@@ -94,13 +94,14 @@ def finding_to_dict(finding: Finding) -> dict[str, Any]:
 def _place(location: Location | None) -> dict[str, Any]:
     """Path, line, column and the end; a location without an end ends where it begins."""
     if location is None:
-        return dict.fromkeys(("path", "line", "column", "end_line", "end_column"))
+        return dict.fromkeys(("path", "line", "column", "end_line", "end_column", "cell"))
     return {
         "path": location.path,
         "line": location.line,
         "column": location.column,
         "end_line": location.end_line or location.line,
         "end_column": location.end_column or location.column,
+        "cell": location.cell or None,
     }
 
 

@@ -18,6 +18,7 @@ from initcheck.exit_codes import exit_code
 from initcheck.findings import Finding, Location, Severity
 from initcheck.report.summary import shown_findings
 from initcheck.results import RunResult
+from initcheck.source.notebook import physical_line
 
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 _ROOT = "%SRCROOT%"
@@ -79,6 +80,8 @@ def _rule(page: RulePage) -> dict[str, Any]:
 
 def _result(finding: Finding, codes: Sequence[str], artifacts: Sequence[str], fingerprint: str) -> dict[str, Any]:
     text = finding.message
+    if finding.location.cell:
+        text = f"cell {finding.location.cell}, line {finding.location.line}: {text}"
     if finding.evidence:
         text += "\n" + "\n".join(line.text for line in finding.evidence)
     if finding.suggestion:
@@ -113,6 +116,8 @@ def _logical(finding: Finding) -> dict[str, Any]:
 
 
 def _physical(location: Location) -> dict[str, Any]:
+    if location.cell:  # what services show is the file as it is
+        return {"artifactLocation": _uri(location.path), "region": {"startLine": physical_line(location)}}
     region = {"startLine": location.line, "startColumn": location.column}
     if location.end_line:
         region |= {"endLine": location.end_line, "endColumn": location.end_column}
@@ -140,7 +145,7 @@ def _fingerprints(findings: Sequence[Finding], sources: Mapping[str, str]) -> li
 
 def _fingerprint(finding: Finding, sources: Mapping[str, str]) -> str:
     """What stays the same when lines above move: the code, what it is about, and the text of its line."""
-    lines = sources.get(finding.location.path, "").splitlines()
+    lines = sources.get(finding.location.file, "").splitlines()
     line = lines[finding.location.line - 1].strip() if 0 < finding.location.line <= len(lines) else ""
     parts = (finding.code, _uri(finding.location.path)["uri"], finding.model, finding.parameter, line)
     return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:32]

@@ -54,7 +54,7 @@ def finding_lines(finding: Finding, sources: Mapping[str, str], config: Config) 
 
 
 def _line(place: Location | None) -> str:
-    return "" if place is None else f"{place.path}:{place.line}"
+    return "" if place is None else f"{place.file}:{place.line}"
 
 
 class _Body:

@@ -15,6 +15,7 @@ from initcheck.source import locate
 from initcheck.source.decoding import NULL_BYTE, Decoded, SourceError, decode, split_lines
 from initcheck.source.imports import Imports
 from initcheck.source.modules import can_hold_modules
+from initcheck.source.notebook import decode_notebook, is_notebook
 from initcheck.source.suppressions import Suppressions
 
 __all__ = ["SourceError", "SourceFile"]
@@ -24,7 +25,10 @@ _WARNINGS_LOCK = threading.Lock()  # warnings.catch_warnings swaps global state
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A parsed file. ``text`` keeps its line endings; ``decoded`` knows how to write it back."""
+    """A parsed file. ``text`` keeps its line endings; ``decoded`` knows how to write it back.
+
+    A notebook's text is that of its code cells, one after another.
+    """
 
     path: str
     tree: ast.Module
@@ -38,7 +42,8 @@ class SourceFile:
             SourceError: if it is not Python 3 source text.
             OSError: if it cannot be read at all.
         """
-        decoded = decode(Path(path).read_bytes())
+        data = Path(path).read_bytes()
+        decoded = decode_notebook(data) if is_notebook(path) else decode(data)
         return cls(str(path), _parse(decoded.text), decoded)
 
     @classmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from textwrap import dedent
@@ -12,6 +13,7 @@ import pytest
 
 from initcheck.cli import main
 
+NUMBER = str(800_000 + os.getpid())  # of seconds; tells this run's processes from others'
 TRAIN = """
     import atexit, subprocess, sys
     import torch
@@ -19,7 +21,7 @@ TRAIN = """
     from torch.utils.data import DataLoader, TensorDataset
 
     atexit.register(lambda: open("atexit", "w"))
-    subprocess.Popen(["sleep", "876543"])
+    subprocess.Popen(["sleep", "NUMBER"])
     width = int(sys.argv[1])
 
 
@@ -54,7 +56,7 @@ TRAIN = """
                 open("trained", "w")
         finally:
             open("finally", "w")
-"""
+""".replace("NUMBER", NUMBER)
 
 AGENT = """
     import torch
@@ -109,7 +111,7 @@ def test_the_first_training_forward_is_analysed_and_nothing_is_trained(
     left = {path.name for path in folder.iterdir()} - {"__pycache__"}
     assert left == {"train.py"}
     processes = [p.info["cmdline"] or [] for p in psutil.process_iter(["cmdline"])]
-    assert not any("876543" in words for words in processes)
+    assert not any(NUMBER in words for words in processes)
 
 
 @pytest.mark.slow
