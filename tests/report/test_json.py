@@ -35,6 +35,7 @@ def test_a_finding_carries_everything() -> None:
         "column": 39,
         "end_line": 8,
         "end_column": 70,
+        "cell": None,
         "model": "Deep",
         "parameter": "layers.0.weight",
         "evidence": None,
