@@ -1,0 +1,103 @@
+"""Second moments by position, and fixed linear maps, against explicit sums over all positions."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from initcheck.signal.grid import nodes
+from initcheck.signal.kernel import Kernel
+from initcheck.signal.ops.linear import Window, axis_through
+from initcheck.signal.ops.pooling import adaptive_windows, averaging
+from initcheck.signal.resolved import Resolved
+from initcheck.signal.smoothing import interpolation, smoothed
+from initcheck.signal.value import Value, dims_of
+
+
+def through_everything(pairs: np.ndarray, size: int, stride: int) -> np.ndarray:
+    """K'(p, q) = sum over taps t of K(s p + t, s q + t), taps outside left out: 3 x 3, padding 1."""
+    outputs = (size - 1) // stride + 1
+    result = np.zeros((outputs,) * 4)
+    for i, j in np.ndindex(3, 3):
+        for p in np.ndindex(outputs, outputs):
+            for q in np.ndindex(outputs, outputs):
+                a = (p[0] * stride + i - 1, p[1] * stride + j - 1, q[0] * stride + i - 1, q[1] * stride + j - 1)
+                if all(0 <= n < size for n in a):
+                    result[p + q] += pairs[a]
+    return result
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_convolutions_of_a_small_map_are_exact(stride: int) -> None:
+    size = 6
+    axis = axis_through(Window(size, 3, stride, 1, 1, (size - 1) // stride + 1))
+    start = Resolved.flat((size, size), 2.0, 0.5)
+    once = start.through((axis, axis))
+    assert np.allclose(once.pairs, through_everything(start.pairs, size, stride))
+    if stride == 1:
+        assert np.allclose(once.through((axis, axis)).pairs, through_everything(once.pairs, size, 1))
+    assert once.same == pytest.approx(once.cross * 4.0)  # the diagonal passes as every pair does
+
+
+@pytest.mark.parametrize("size", [7, 20, 56])
+def test_averages_of_any_size_count_the_taps_that_there_are(size: int) -> None:
+    axis = axis_through(Window(size, 3, 1, 1, 1, size))
+    once = Resolved.flat((size, size), 1.0, 1.0).through((axis, axis))
+    taps = F.conv2d(torch.ones(1, 1, size, size), torch.ones(1, 1, 3, 3), padding=1)
+    assert once.same == pytest.approx(float(taps.mean()))
+    shared = 1 + 2 * ((size - 1) / size) ** 2  # of two positions of an axis: the middle tap, and each outer one
+    assert once.average == pytest.approx(shared**2)
+
+
+def test_a_constant_leaves_nothing_after_its_mean_is_taken_off() -> None:
+    flat = Resolved.flat((5, 5), 3.0, 3.0).centred(3.0)
+    assert np.allclose(flat.pairs, 0.0)
+    assert np.allclose(flat.own, 0.0)
+
+
+def test_units_with_a_strong_pattern_are_divided_by_more() -> None:
+    axis = axis_through(Window(3, 3, 1, 1, 1, 3))
+    pattern = Resolved.flat((3, 3), 2.0, 1.0).through((axis, axis))
+    centred = pattern.centred(pattern.average)
+    divided = centred.normalised(0.0)
+    assert divided.same == pytest.approx(1.0)
+    assert divided.cross < centred.cross / centred.same
+
+
+def test_relu_of_positions_of_any_scale() -> None:
+    """E[relu(s u) relu(t u')] = s t E[relu(u) relu(u')]: the scales of positions factor out."""
+    axis = axis_through(Window(8, 3, 1, 1, 1, 8))
+    field = Resolved.flat((8, 8), 1.0, 0.3).through((axis, axis))
+    field = field.scaled(np.multiply, 1.0 / field.same)  # as correlations are
+    at = nodes(0)
+    mean, after = field.applied(np.maximum(at.z, 0.0), at.z, 0.0, at)
+    scale = np.sqrt(field.own)
+    assert mean == pytest.approx(float((field.weight.reshape(8, 8) * scale).sum()) / np.sqrt(2 * np.pi), rel=1e-3)
+    assert np.allclose(after.own, field.own / 2, rtol=1e-3)
+    rho = 0.3
+    expected = (np.sqrt(1 - rho**2) + rho * (np.pi - np.arccos(rho))) / (2 * np.pi)
+    assert np.allclose(after.pairs[3, 3, 3, 3], expected * field.own[3, 3], rtol=1e-3)
+
+
+@pytest.mark.parametrize(("inputs", "outputs", "mode", "aligned"), [
+    (4, 8, "nearest", None), (4, 8, "bilinear", False), (4, 7, "bilinear", True), (8, 4, "bilinear", False),
+])  # fmt: skip
+def test_interpolation_is_torchs(inputs: int, outputs: int, mode: str, aligned: bool | None) -> None:
+    eye = torch.eye(inputs, dtype=torch.float64).reshape(inputs, 1, inputs, 1).expand(-1, -1, -1, inputs)
+    real = F.interpolate(eye, size=(outputs, inputs), mode=mode, align_corners=aligned)[:, 0, :, 0].T
+    found = interpolation(inputs, outputs, mode == "bilinear", bool(aligned)).matrix
+    assert np.allclose(found, real.numpy())
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [(8, 4), (3, 7), (7, 3), (6, 1)])
+def test_white_noise_through_adaptive_pooling(inputs: int, outputs: int) -> None:
+    x = Value(dims_of((2, 3, inputs, inputs), ("S", "C", "P", "P")), 0.0, Kernel(1.0, 0.0, 0.0, 0.0))
+    maps = [averaging(w, False) for w in adaptive_windows(x, (2, 3, outputs, outputs), 2)]
+    eye = torch.eye(inputs**2, dtype=torch.float64).reshape(inputs**2, 1, inputs, inputs)
+    real = F.adaptive_avg_pool2d(eye, outputs)[:, 0]
+    k = smoothed(x.covariance, maps)
+    assert k.same == pytest.approx(float((real**2).sum(0).mean()))
+    back = smoothed(Kernel(1.0, 0.0, 0.0, 0.0), [m.transposed for m in maps])
+    assert back.same == pytest.approx(float((real**2).sum((1, 2)).mean()))
