@@ -89,11 +89,9 @@ def _input_stds(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]
         return hook
 
     copied = copy.deepcopy(model).train()
-    modules = {name: module for name, module in copied.named_modules() if name in names}
+    modules = {n: m for n, m in copied.named_modules() if n in names and "Norm" not in type(m).__name__}
     for name, module in modules.items():
-        spatial = any(
-            part in type(module).__name__ for part in ("Conv1d", "Conv2d", "Conv3d", "ConvTranspose", "BatchNorm")
-        )
+        spatial = any(part in type(module).__name__ for part in ("Conv1d", "Conv2d", "Conv3d", "ConvTranspose"))
         module.register_forward_pre_hook(watch(name, 1 if spatial else -1))
     with torch.no_grad():
         copied(*args, **kwargs)

@@ -171,7 +171,7 @@ def _scaled_ends(model: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]]:
 
 def _low_rank_both_zero(model: nn.Module, draw: random.Random) -> list[str]:
     """An adapter beside a layer, x W' + x A B, with A and B zero."""
-    found = {n: m for n, m in hidden(model).items() if isinstance(m, nn.Linear)}
+    found = {n: m for n, m in hidden(model).items() if type(m) is nn.Linear}
     if not found:
         return []
     name = draw.choice(list(found))

@@ -175,7 +175,9 @@ def judge(trace: Trace, signal: Signal) -> Consequence:
         grown = max(s.gradient for s in steps) > 1 / PART
         return Consequence("exploding", Severity.ERROR, reach, True, grown, steps, overflow, share)
     low = _vanishing(reach, share, steps)
-    lost = share < RESOLUTION  # the features are constants: no layer's gradient is left either
+    lost = (
+        share < RESOLUTION and steps[-1].share < RESOLUTION
+    )  # the features are constants: no layer's gradient is left either
     if low is not None and (reach > 0 or lost):
         forward = min(s.sample_std for s in steps) < PART * _entry(steps[0])
         backward = 0 < steps[0].gradient < PART * max(steps[-1].gradient, 1.0)
@@ -250,11 +252,13 @@ def _steps(hidden: Sequence[LayerRow], reference: float, signal: Signal) -> tupl
         largest = layers[-1].row.sample_std or 0.0
         trunk = layers
     steps = []
+    alive = True  # whether the input still shows in what the layer reads: a zero layer itself then gets a gradient
     for index, layer in enumerate(trunk):
         std = layer.row.sample_std or 0.0
         before = (trunk[index - 1].row.sample_std or 0.0) if index else layer.entry
         after = trunk[index + 1].gradient if index + 1 < len(trunk) else 1.0
-        resolved = layer.share >= RESOLUTION
+        resolved = layer.share >= RESOLUTION or (layer.row.weight_std == 0 and alive)
+        alive = layer.share >= RESOLUTION
         steps.append(
             Step(
                 layer.row,
@@ -278,8 +282,8 @@ def _input_std(row: LayerRow, signal: Signal) -> float:
     """The input-dependent std of what the layer reads; of what it gives, where that is not known (embeddings)."""
     node = signal.layer_nodes.get(row.name)
     own = row.sample_std or 0.0
-    if node is None or "Embedding" in row.kind:
-        return own
+    if node is None or "Embedding" in row.kind or row.kind.startswith(NORMS):
+        return own  # a norm's weight multiplies what is normalised already
     at = node
     while at.op == "call_function" and (at is node or at.meta.get("module") == row.name):
         inputs = [n for n in at.all_input_nodes if n.op != "get_attr"]
@@ -304,7 +308,8 @@ def _share(row: LayerRow) -> float:
 def _vanishing(reach: float, share: float, steps: Sequence[Step]) -> Severity | None:
     cut = VANISHING_ERROR if len(steps) >= LONG_CHAIN else SHORT_CHAIN_ERROR
     bounded = sum(step.row.activation in _BOUNDED for step in steps) > len(steps) / 2
-    dead = share < (DEAD_SHARE_BOUNDED if bounded else DEAD_SHARE)
+    drowned = DEAD_SHARE_BOUNDED if bounded else DEAD_SHARE
+    dead = share < drowned and steps[-1].share < drowned  # a skip connection may carry the input past a dead stretch
     if reach < cut or (dead and reach < VANISHING_WARNING):
         return Severity.ERROR
     if reach < VANISHING_WARNING:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 _MAIN_SHARE = 0.25
 """Lines that cause less than this part of the fall (or growth) are not named: they are not what has to be changed."""
 
-_PART_OF_WORST = 0.1
+_PART_OF_WORST = 0.25
 """Layers without a line of their own are named if they cause at least this part of what the worst of them does."""
 
 _MAJORITY = 0.6
@@ -180,7 +180,23 @@ def _culprits(context: ModelContext, consequence: Consequence) -> list[Culprit]:
                 _mean_factor([share.backward for share in shares]),
             )
         )
-    return sorted(culprits, key=lambda c: -c.blame)
+    return sorted(culprits, key=lambda c: -c.blame) or _last_resort(context, consequence)
+
+
+def _last_resort(context: ModelContext, consequence: Consequence) -> list[Culprit]:
+    """The layer to name where no linear layer or convolution is to blame: a table of embeddings, a recurrent net."""
+    records: dict[str, ParameterRecord] = {}
+    for record in context.trace.parameters.values():
+        if len(record.shape) >= 2:
+            records.setdefault(record.module, record)
+    shares = [share for share in _shares(consequence) if share.step.row.name in records]
+    if not shares:
+        return []
+    worst = max(shares, key=lambda share: (share.blame, share.step.sample_std))
+    record = records[worst.step.row.name]
+    write = final_write(record)
+    where = call_location(write, context) if write is not None else _made_at((record,), context)
+    return [Culprit(where, write, (record,), (), (worst.step,), 1.0, worst.step.forward, worst.backward)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -385,7 +401,10 @@ def _span(verdict: Consequence, *, backward: bool) -> str:
     one, other = (
         (first.row.grad_std or 0.0, last.row.grad_std or 0.0) if backward else (first.sample_std, last.sample_std)
     )
-    moves = "falls" if other < one else "grows"
+    falls = verdict.kind == "vanishing"
+    moves = "falls" if falls else "grows"
+    if (other > one) if falls else (other < one):  # what lies between the ends is what counts
+        return _extreme(steps, falls=falls, backward=backward)
     subject = "its std" if backward else "the std that depends on the input"
     overflow = f" (more than {verdict.overflow} can hold)" if verdict.overflow and not backward else ""
     shown = f"{other:.2g}" if backward else shown_std(last)
@@ -395,11 +414,23 @@ def _span(verdict: Consequence, *, backward: bool) -> str:
     )
 
 
+def _extreme(steps: Sequence[Step], *, falls: bool, backward: bool) -> str:
+    """``the std that depends on the input is as small as 3e-06 (fc2)``, where the ends of the chain do not show it."""
+    choose = min if falls else max
+    size = "small" if falls else "large"
+    if backward:
+        step = choose(steps, key=lambda s: s.row.grad_std or 0.0)
+        return f"its std is as {size} as {step.row.grad_std or 0.0:.2g} ({step.row.name})"
+    step = choose(steps, key=lambda s: s.sample_std)
+    return f"the std that depends on the input is as {size} as {shown_std(step)} ({step.row.name})"
+
+
 def shown_std(step: Step) -> str:
     """The input-dependent std; what the prediction cannot tell from zero is given as a bound."""
     if step.share >= RESOLUTION:
         return f"{step.sample_std:.2g}"
-    return f"less than {RESOLUTION * (step.row.forward_std or 0.0):.1g}"
+    total = math.hypot(step.row.forward_std or 0.0, step.row.forward_mean or 0.0)
+    return f"less than {RESOLUTION * total:.1g}"
 
 
 def _blame(culprit: Culprit, *, backward: bool) -> str:

@@ -223,3 +223,44 @@ def test_memory_that_nobody_wrote_in_a_live_model(value: float) -> None:
         net[2].weight[3, 5] = value
     first = audit(net, X)[0]
     assert (first.code, first.parameter, first.severity.label) == ("IC101", "2.weight", "error")
+
+
+def test_one_zero_layer_between_biased_ones_is_no_dead_net() -> None:
+    """The zero layer gets a gradient at once, and after one step the input is back."""
+    torch.manual_seed(0)
+    net = mlp(3, 64, nn.ReLU)
+    nn.init.zeros_(net[2].weight)
+    assert not [f for f in audit(net, X) if f.severity.label == "error"]
+
+
+class Embedded(nn.Module):
+    def __init__(self, std: float) -> None:
+        super().__init__()
+        self.embed, self.rnn, self.out = nn.Embedding(50, 32), nn.RNN(32, 32, batch_first=True), nn.Linear(32, 10)
+        nn.init.normal_(self.embed.weight, std=std)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.out(self.rnn(self.embed(x))[0])
+
+
+@pytest.mark.parametrize(("std", "expected"), [(1.0, set()), (1e4, {"embed.weight"})])
+def test_a_table_of_embeddings_can_be_to_blame(std: float, expected: set[str]) -> None:
+    torch.manual_seed(0)
+    findings = [f for f in audit(Embedded(std), torch.randint(0, 50, (8, 12))) if f.severity >= 1]
+    assert {f.parameter for f in findings if f.code.startswith("IC20")} == expected
+
+
+def test_a_huge_layer_before_a_norm_is_harmless() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Linear(32, 64),
+        nn.BatchNorm1d(64),
+        nn.ReLU(),
+        nn.Linear(64, 64),
+        nn.BatchNorm1d(64),
+        nn.ReLU(),
+        nn.Linear(64, 10),
+    )
+    with torch.no_grad():
+        net[3].weight.mul_(1e8)
+    assert loud(audit(net, X)) == []
