@@ -13,7 +13,7 @@ from torch import nn
 from zoo import Model
 
 LARGEST_IMAGE = 320
-"""Sizes above this are cut to 256 where the architecture takes any size: the init does not depend on it."""
+"""Sizes above this are cut to 224 where the architecture takes any size: the init does not depend on it."""
 
 
 def timm_models() -> dict[str, Model]:
@@ -42,7 +42,7 @@ def _timm(name: str) -> Model:
         cfg = timm.get_pretrained_cfg(name)
         channels, *size = cfg.input_size
         if not cfg.fixed_input_size and size[0] > LARGEST_IMAGE:
-            size = [256, 256]
+            size = [224, 224]  # a multiple of every common patch and window
         return (torch.randn(batch, channels, *size),), {}
 
     return Model(f"timm:{name}", "timm", lambda: timm.create_model(name, pretrained=False), inputs)

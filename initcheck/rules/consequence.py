@@ -115,6 +115,10 @@ LARGEST = {"float16": 65504.0, "bfloat16": 3.3895e38, "float32": 3.4028e38, "flo
 NORMS = ("BatchNorm", "LayerNorm", "GroupNorm", "InstanceNorm", "RMSNorm", "LocalResponseNorm")
 
 
+_ELEMENTWISE = (*NORMS, "LayerScale", "Affine")
+"""Layers with one weight per channel: a stream as small as its LayerScale is no explosion of their gradient."""
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """One layer of the trunk: its row, its reach, and what it made of the signal and of the gradient.
@@ -182,7 +186,8 @@ def judge(trace: Trace, signal: Signal) -> Consequence:
         forward = min(s.sample_std for s in steps) < PART * _entry(steps[0])
         backward = 0 < steps[0].gradient < PART * max(steps[-1].gradient, 1.0)
         return Consequence("vanishing", low, reach, forward or not backward, backward, steps, "", share)
-    high = _exploding(reach, rows, any(row.kind.startswith(NORMS) for row in signal.layers))
+    dense = [step.reach for step in steps if not step.row.kind.startswith(_ELEMENTWISE)]
+    high = _exploding(max(dense, default=reach), rows, any(row.kind.startswith(NORMS) for row in signal.layers))
     if high is not None:
         forward = max(s.row.forward_std or 0.0 for s in steps) > 1 / PART
         backward = max(s.gradient for s in steps) > 1 / PART
