@@ -120,12 +120,15 @@ class Imports:
 
     def _agreed(self, values: list[str | ast.expr | None], scope: _Scope, depth: int) -> str | None:
         """The one thing that all bindings agree on; ``x = None`` (the fallback of an import) does not count."""
-        names: set[str | None] = set()
+        agreed: str | None = None
         for value in values:
             if isinstance(value, ast.Constant) and value.value is None:
                 continue
-            names.add(self._resolve(value, scope, depth + 1) if isinstance(value, ast.expr) else value)
-        return names.pop() if len(names) == 1 else None
+            name = self._resolve(value, scope, depth + 1) if isinstance(value, ast.expr) else value
+            if name is None or (agreed is not None and name != agreed):
+                return None  # at once: bindings that refer to one another (x = x.a; x = x.b) fan out at every step
+            agreed = name
+        return agreed
 
     # -- building the map (with a stack of its own: a sum of a thousand terms is nested a thousand deep) ------------
 

@@ -107,3 +107,9 @@ def test_the_known_names_of_torch_are_all_of_them():
     assert known == set(torch.nn.init.__all__)
     real = {name for name, value in vars(torch.nn).items() if isinstance(value, type)}
     assert {name for name in MODULES if name in real or hasattr(torch.nn, name)} == set(MODULES)
+
+
+def test_names_bound_to_one_another_are_given_up_at_once() -> None:
+    """Eight bindings of ``x`` to attributes of ``x`` would be followed 8^20 times."""
+    rebound = "\n".join(f"x = x.part{i}" for i in range(8))
+    assert resolve_last(f"import torch\nx = torch.nn\n{rebound}\nx.init(w)") is None
