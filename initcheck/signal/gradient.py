@@ -95,6 +95,19 @@ class Gradient:
         for term in other.terms.values():
             self.add(term)
 
+    def beside(self, other: Gradient) -> Gradient:
+        """The sum of what two uses of a tensor send back; parts of a concatenation are added one by one."""
+        count = max(len(self.parts), len(other.parts))
+        parts: list[Gradient] = []
+        for mine, theirs in zip(self.parts or (self,) * count, other.parts or (other,) * count, strict=False):
+            part = Gradient(dict(mine.terms))
+            part.merge(theirs)
+            parts.append(part)
+        whole = Gradient(dict(self.terms))
+        whole.merge(other)
+        whole.parts = tuple(parts)
+        return whole
+
     def total(self) -> Kernel:
         """E[g g'] of the sum, terms being independent."""
         kernels = [term.effective() for term in self.terms.values()]

@@ -224,8 +224,7 @@ class _Run:
         if index not in slots:
             slots[index] = replace(gradient, terms=dict(gradient.terms))
         else:
-            slots[index].merge(gradient)
-            slots[index].parts, slots[index].weight_bias, slots[index].curvature = (), 1.0, 0.0
+            slots[index] = slots[index].beside(gradient)
 
     def coverage(self) -> float:
         """Share of the floating, non-constant computing nodes whose value is known."""

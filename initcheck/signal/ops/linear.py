@@ -329,7 +329,8 @@ def tapped_sum(
     """``random_sum`` over channels and the taps of a window; ``axes``: the same taps by classes of positions."""
     source = x.covariance if w.zero_sum else x.second
     resolved = None
-    if axes is not None:
+    # weights that sum to zero see x - M, whose border also depends on the mean at each position, which is not kept
+    if axes is not None and not (w.zero_sum and x.mean != 0.0):
         sizes = x.shape[-len(axes) :]
         second, centred = resolved_of(source, x, sizes), resolved_of(x.covariance, x, sizes)
         if second is not None and centred is not None:
