@@ -709,7 +709,10 @@ def adapted(value: Value, dims: Dims) -> Dims:
 
 @register
 class Pad(Rule):
-    """F.pad: zeros dilute (exactly, as a profile); reflected, replicated and circular padding repeats what is there."""
+    """F.pad: zeros dilute (exactly, as a profile); reflected, replicated and circular padding repeats what is there.
+
+    Padding with -inf is for a maximum that never takes it: the moments are those of what was there.
+    """
 
     ops: tuple[str, ...] = ("pad", "constant_pad_nd")
     signature: tuple[str, ...] = ("input", "pad", "mode", "value")
@@ -724,9 +727,9 @@ class Pad(Rule):
         share = math.prod(value.shape) / max(math.prod(call.shape), 1)
         new = tuple(dims)
         mode = call.plain("mode", "constant") or "constant"
-        if mode != "constant" or share >= 1:
-            return value.fresh(new, covariance=value.covariance.without_local()).settled()
         fill = float(call.plain("value", 0.0) or 0.0)
+        if mode != "constant" or share >= 1 or fill == -math.inf:
+            return value.fresh(new, covariance=value.covariance.without_local()).settled()
         mean = value.mean * share + fill * (1 - share)
         inside, places = value.count("P"), math.prod(a.size for d in new for a in d if a.role == "P")
         pairs = inside * (inside - 1) / (places * (places - 1)) if places > inside > 0 else share
@@ -762,6 +765,8 @@ class Pad(Rule):
     def backward(self, call: Call, gradient: Gradient) -> Flow:
         value = call.value("input")
         kernel = gradient.collapsed().without_local()
+        if call.plain("value", 0.0) == -math.inf:
+            kernel = kernel * (math.prod(call.shape) / math.prod(value.shape))
         yield call.node_of("input"), Gradient.fresh(settle(self._unpadded(call, kernel), value.dims))
 
     def _unpadded(self, call: Call, k: Kernel) -> Kernel:
