@@ -8,6 +8,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
+from time import sleep
 from typing import TYPE_CHECKING, Any
 
 from initcheck.restrictions import restrict
@@ -21,6 +22,7 @@ Emit = Callable[[str, Any], None]
 be done) and "debug"."""
 
 _SET_PDEATHSIG, _SIGKILL = 1, 9
+_PATIENCE = 10.0  # seconds to wait for the end that the parent brings
 BROKEN = 70
 """Exit code if not even a message can be sent (EX_SOFTWARE)."""
 
@@ -41,6 +43,7 @@ def main(job: FileJob, sender: Connection) -> None:
     try:
         _work(job, emit)
         emit("done", None)
+        sleep(_PATIENCE)  # what it has started is found by its parent process, as long as that one is there
     except BaseException:
         code = BROKEN  # the pipe is gone: analysed code closed it
     os._exit(code)  # user threads and exit handlers do not get a say

@@ -25,6 +25,7 @@ from initcheck.tracing.frames import kind_of, user_stack
 from initcheck.tracing.initlog import InitLog
 
 _HOOKS: list[_Hook] = []
+_PATIENCE = 5.0  # seconds to wait for the end that initcheck brings
 
 
 def activate(folder: str) -> None:
@@ -144,6 +145,7 @@ class _Hook:
                 stream.flush()
         for child in multiprocessing.active_children():
             child.terminate()
+        time.sleep(_PATIENCE)  # initcheck ends the whole family; orphans would not be found any more
         os._exit(0)  # no exit handlers, no ``finally``: a checkpoint of an untrained model helps nobody
 
 

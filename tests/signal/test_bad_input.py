@@ -200,3 +200,22 @@ def test_no_tensor_comes_out() -> None:
 
     (row,) = analyze(Nothing(), torch.randn(4, 8)).layers
     assert row.grad_std is None
+
+
+def test_padding_that_only_a_maximum_reads_is_no_infinity() -> None:
+    class Stem(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.out = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            padded = nn.functional.pad(torch.relu(self.conv(x)), (0, 1, 0, 1), value=-math.inf)
+            return self.out(nn.functional.max_pool2d(padded, 3, 2))
+
+    torch.manual_seed(0)
+    model, x = Stem(), torch.randn(16, 3, 26, 26)
+    row = analyze(model, x).layers[-1]
+    with torch.no_grad():
+        measured = float(model(x).std())
+    assert row.forward_std == pytest.approx(measured, rel=0.3)
+    assert row.grad_std is not None
