@@ -204,18 +204,20 @@ def test_no_tensor_comes_out() -> None:
 
 def test_padding_that_only_a_maximum_reads_is_no_infinity() -> None:
     class Stem(nn.Module):
-        def __init__(self) -> None:
+        def __init__(self, pad: tuple[int, ...]) -> None:
             super().__init__()
-            self.conv, self.out = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 3)
+            self.conv, self.out, self.pad = nn.Conv2d(3, 64, 3), nn.Conv2d(64, 64, 3), pad
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            padded = nn.functional.pad(torch.relu(self.conv(x)), (0, 1, 0, 1), value=-math.inf)
+            padded = nn.functional.pad(torch.relu(self.conv(x)), self.pad, value=-math.inf)
             return self.out(nn.functional.max_pool2d(padded, 3, 2))
 
     torch.manual_seed(0)
-    model, x = Stem(), torch.randn(16, 3, 26, 26)
-    row = analyze(model, x).layers[-1]
-    with torch.no_grad():
-        measured = float(model(x).std())
-    assert row.forward_std == pytest.approx(measured, rel=0.3)
-    assert row.grad_std is not None
+    padded, bare, x = Stem((0, 1, 0, 1)), Stem((0, 0, 0, 0)), torch.randn(8, 3, 26, 26)
+    bare.load_state_dict(padded.state_dict())
+    row, other = analyze(padded, x).layers[-1], analyze(bare, x).layers[-1]
+    assert row.forward_std == pytest.approx(other.forward_std, rel=0.01)
+    assert row.grad_std == pytest.approx(other.grad_std, rel=0.01)
+    first, without = analyze(padded, x).layers[0], analyze(bare, x).layers[0]
+    assert without.grad_std is not None
+    assert first.grad_std == pytest.approx(without.grad_std * 10 / 9, rel=0.02)  # 10 x 10 outputs against 9 x 9

@@ -728,7 +728,9 @@ class Pad(Rule):
         new = tuple(dims)
         mode = call.plain("mode", "constant") or "constant"
         fill = float(call.plain("value", 0.0) or 0.0)
-        if mode != "constant" or share >= 1 or fill == -math.inf:
+        if fill == -math.inf:
+            return value.viewed(new, local=value.covariance.local).settled()
+        if mode != "constant" or share >= 1:
             return value.fresh(new, covariance=value.covariance.without_local()).settled()
         mean = value.mean * share + fill * (1 - share)
         inside, places = value.count("P"), math.prod(a.size for d in new for a in d if a.role == "P")
