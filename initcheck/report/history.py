@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rich.cells import cell_len
@@ -17,7 +17,7 @@ from initcheck.findings import Location
 from initcheck.history import DistributionRow, FrameRow, ModelHistory, TensorHistory, WriteRow
 from initcheck.report.excerpt import printable
 from initcheck.report.figures import plural
-from initcheck.report.json import SCHEMA_VERSION, finding_to_dict
+from initcheck.report.json import SCHEMA_VERSION, finding_to_dict, plain
 from initcheck.results import RunResult
 
 _HEADER = ("parameter", "shape", "distribution", "written by", "at")
@@ -124,18 +124,8 @@ def _as_json(result: RunResult) -> str:
     data = {
         "schema_version": SCHEMA_VERSION,
         "tool": {"name": "initcheck", "version": __version__},
-        "models": [_plain(dataclasses.asdict(history)) for file in result.files for history in file.histories],
+        "models": [plain(dataclasses.asdict(history)) for file in result.files for history in file.histories],
         "findings": [finding_to_dict(finding) for finding in result.all_findings()],
         "errors": list(result.errors),
     }
     return json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value

@@ -40,8 +40,8 @@ def run_to_dict(result: RunResult, config: Config) -> dict[str, Any]:
             "findings": {severity.label: count for severity, count in summary.findings.items()},
         },
     }
-    plain: dict[str, Any] = _plain(data)
-    return plain
+    ready: dict[str, Any] = plain(data)
+    return ready
 
 
 def _with_shown_findings(report: Report, config: Config) -> Report:
@@ -68,8 +68,8 @@ def report_to_dict(report: Report) -> dict[str, Any]:
         "findings": [finding_to_dict(finding) for finding in report.findings],
         "measured": None if report.measured is None else _measured(report.measured),
     }
-    plain: dict[str, Any] = _plain(data)
-    return plain
+    ready: dict[str, Any] = plain(data)
+    return ready
 
 
 def finding_to_dict(finding: Finding) -> dict[str, Any]:
@@ -87,8 +87,8 @@ def finding_to_dict(finding: Finding) -> dict[str, Any]:
         "fix": None if finding.fix is None else _fix(finding.fix),
         "data": finding.data,
     }
-    plain: dict[str, Any] = _plain(data)
-    return plain
+    ready: dict[str, Any] = plain(data)
+    return ready
 
 
 def _place(location: Location | None) -> dict[str, Any]:
@@ -163,12 +163,12 @@ def _fixes(fixes: FixSummary) -> dict[str, Any]:
     }
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Only what JSON has: tuples as lists, mappings with text keys, no NaN or infinity."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return value
