@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -29,6 +29,9 @@ _TELL = 24
 """Branches (twelve blocks, GPT-2's depth) from which a stream that nothing scales is worth a word."""
 
 _TOLERANCE = 0.02
+
+_STDS_OF_A_LINE = 2
+"""The std and the scaled one; a line that draws at more takes them from each layer's own shape, by He's rule."""
 
 _ABSOLUTE = frozenset({"normal_", "trunc_normal_"})
 
@@ -62,7 +65,12 @@ def _calls(context: ModelContext) -> list[_Call]:
         write = final_write(record)
         if write is not None and len(record.shape) >= 2 and write.distribution.known and write.distribution.std > 0:
             groups[call_location(write, context), write.function, round(write.distribution.std, 9)].append(record)
-    return [_Call(where, function, std, tuple(records)) for (where, function, std), records in groups.items()]
+    stds = Counter(where for where, _, _ in groups)
+    return [
+        _Call(where, function, std, tuple(records))
+        for (where, function, std), records in groups.items()
+        if stds[where] <= _STDS_OF_A_LINE
+    ]
 
 
 def _is_scaled(call: _Call, base: _Call, branches: int) -> bool:

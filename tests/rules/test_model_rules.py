@@ -199,3 +199,9 @@ def test_found_once_at_its_line(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", QUIET)
 def test_stays_quiet(name: str, tmp_path: Path) -> None:
     assert audit_text(QUIET[name], tmp_path) == []
+
+
+def test_stds_by_shape_are_no_depth_scaling(tmp_path: Path) -> None:
+    """He's fan-out rule gives two kinds of layers stds in the ratio 1/sqrt(9), as nine branches would (mobilenetv5)."""
+    text = BLOCKS.replace("2 * d", "9 * d").replace("std=0.06", "std=p.shape[0] ** -0.5").format(test="False")
+    assert "IC403" not in {f.code for f in audit_text(text, tmp_path)}
