@@ -54,6 +54,10 @@ class _Layout:
     norms: int
     embeddings: tuple[str, ...]
 
+    def depths(self, place: _Place) -> tuple[int, int]:
+        """Layers of the stack that holds a matrix, and of the other one."""
+        return (self.decoder, self.encoder) if place.decoder else (self.encoder, self.decoder)
+
 
 def t_fixup_(
     model: nn.Module,
@@ -109,8 +113,7 @@ def deepnorm_model_(
     """
 
     def constants(layout: _Layout, place: _Place) -> Any:
-        mine, other = (layout.decoder, layout.encoder) if place.decoder else (layout.encoder, layout.decoder)
-        return deepnorm_constants(mine, other, part="decoder" if place.decoder else "encoder")
+        return deepnorm_constants(*layout.depths(place), part="decoder" if place.decoder else "encoder")
 
     _, structure, layout = _read("deepnorm", model, example_inputs)
     report = _glorot(model, structure, layout, lambda *given: constants(*given).beta, "normal", generator)
@@ -133,8 +136,7 @@ def subln_model_(
     """
 
     def factor(layout: _Layout, place: _Place) -> float:
-        mine, other = (layout.decoder, layout.encoder) if place.decoder else (layout.encoder, layout.decoder)
-        return subln_gain(mine, other, part="decoder" if place.decoder else "encoder")
+        return subln_gain(*layout.depths(place), part="decoder" if place.decoder else "encoder")
 
     _, structure, layout = _read("subln", model, example_inputs)
     report = _glorot(model, structure, layout, factor, "normal", generator)
