@@ -420,3 +420,8 @@ def carried(value: Value, sources: Sequence[int | None]) -> tuple[Profile, Array
         if local.size == 1:
             local = None
     return profile, local
+
+
+def axis_of(dims: Dims, dim: int) -> int:
+    """Index of a dim among the position atoms."""
+    return sum(a.role == "P" for d in dims[:dim] for a in d)

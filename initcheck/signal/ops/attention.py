@@ -12,6 +12,7 @@ import torch.fx
 from initcheck.signal.gradient import Gradient
 from initcheck.signal.kernel import Array, Kernel
 from initcheck.signal.mixing import concentration, mix, seen_by_query, to_scores, unmix
+from initcheck.signal.ops.joining import mixture
 from initcheck.signal.ops.linear import Weights, contract, uncontract
 from initcheck.signal.rule import Call, Flow, Result, Rule, Unknown, register, shape_of
 from initcheck.signal.value import MASKED, Atom, Dims, Mixing, Value, settle
@@ -308,7 +309,6 @@ class MaskedFill(Rule):
             elif 0.0 < share < 1.0 and result.dims and call.shape:
                 result.kept = np.array([max((1 - share if huge[0] else share) * call.shape[-1], 1.0)])
             return result
-        from initcheck.signal.ops.structure import mixture
         from initcheck.signal.value import broadcast_dims
 
         dims = broadcast_dims(values, call.shape)

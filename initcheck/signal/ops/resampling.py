@@ -1,0 +1,219 @@
+"""Ops between grids of positions: padding, up-sampling, pixel shuffle, unfold and fold."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from initcheck.signal.gradient import Gradient
+from initcheck.signal.kernel import Array, Kernel
+from initcheck.signal.ops.joining import part_of
+from initcheck.signal.ops.views import Passing
+from initcheck.signal.rule import Call, Flow, Result, Rule, register
+from initcheck.signal.value import Atom, Dim, Dims, Role, Value, settle
+
+
+@register
+class Pad(Rule):
+    """F.pad: zeros dilute (exactly, as a profile); reflected, replicated and circular padding repeats what is there.
+
+    Padding with -inf is for a maximum that never takes it: the moments are those of what was there.
+    """
+
+    ops: tuple[str, ...] = ("pad", "constant_pad_nd")
+    signature: tuple[str, ...] = ("input", "pad", "mode", "value")
+
+    def forward(self, call: Call) -> Result:
+        value = call.value("input")
+        dims: list[Dim] = []
+        for dim, size in zip(value.dims, call.shape, strict=True):
+            had = math.prod(a.size for a in dim)
+            role: Role = dim[0].role if dim else "P"
+            dims.append(dim if had == size else ((Atom(role, size),) if size > 1 else ()))
+        share = math.prod(value.shape) / max(math.prod(call.shape), 1)
+        new = tuple(dims)
+        mode = call.plain("mode", "constant") or "constant"
+        fill = float(call.plain("value", 0.0) or 0.0)
+        if fill == -math.inf:
+            return value.viewed(new, local=value.covariance.local).settled()
+        if mode != "constant" or share >= 1:
+            return value.fresh(new, covariance=value.covariance.without_local()).settled()
+        mean = value.mean * share + fill * (1 - share)
+        inside, places = value.count("P"), math.prod(a.size for d in new for a in d if a.role == "P")
+        pairs = inside * (inside - 1) / (places * (places - 1)) if places > inside > 0 else share
+        k = value.second
+        second = Kernel(k.same * share, k.far * pairs, k.cross * share, k.sample * pairs) + fill**2 * (1 - share)
+        second = Kernel(second.same, second.far, second.cross, second.sample, None, self._profile(call, value, new))
+        return Value(new, mean, second - mean**2, approximate=value.approximate).settled()
+
+    def _profile(self, call: Call, value: Value, dims: Dims) -> Any:
+
+        pads = [int(p) for p in call.plain("pad")]
+        old = iter(value.covariance.profile or (None,) * len(value.positions))
+        result: list[Any] = []
+        for i, (before, after) in enumerate(zip(value.dims, dims, strict=True)):
+            mine = [next(old) for a in before if a.role == "P"]
+            count = sum(a.role == "P" for a in after)
+            if not count:
+                continue
+            fits = 2 * (len(dims) - i) <= len(pads)
+            if before == after or count != 1 or not fits:
+                result.extend(mine if len(mine) == count else [None] * count)
+                continue
+            low, high = pads[2 * (len(dims) - i) - 2], pads[2 * (len(dims) - i) - 1]
+            inner = mine[0] if mine and mine[0] is not None else np.ones(math.prod(a.size for a in before))
+            if low < 0 or high < 0:
+                inner = inner[max(-low, 0) : len(inner) - max(-high, 0)]
+            full = np.concatenate([np.zeros(max(low, 0)), inner, np.zeros(max(high, 0))])
+            size = math.prod(a.size for a in after)
+            result.append(full / full.mean() if len(full) == size and full.mean() > 0 else None)
+        return tuple(result)
+
+    def backward(self, call: Call, gradient: Gradient) -> Flow:
+        value = call.value("input")
+        kernel = gradient.collapsed().without_local()
+        if call.plain("value", 0.0) == -math.inf:
+            kernel = kernel * (math.prod(call.shape) / math.prod(value.shape))
+        yield call.node_of("input"), Gradient.fresh(settle(self._unpadded(call, kernel), value.dims))
+
+    def _unpadded(self, call: Call, k: Kernel) -> Kernel:
+        """The part of the gradient that falls on what was there before (class tokens that were padded do not count)."""
+        if len(k.profile) != len(call.out.positions):
+            return k
+        pads = [int(p) for p in call.plain("pad")]
+        axes: list[Array | None] = []
+        level, axis = 1.0, 0
+        for i, dim in enumerate(call.out.dims):
+            for _ in range(sum(a.role == "P" for a in dim)):
+                own = k.profile[axis]
+                axis += 1
+                last = 2 * (len(call.out.dims) - i)
+                if own is not None and last <= len(pads) and len(dim) == 1:
+                    low, high = max(pads[last - 2], 0), max(pads[last - 1], 0)
+                    inner = own[low : len(own) - high]
+                    mean = float(inner.mean()) if len(inner) else 0.0
+                    level *= mean
+                    own = inner / mean if mean > 0 else None
+                axes.append(own)
+        return part_of(replace(k, profile=tuple(axes), pairs=None), level)
+
+
+@register
+class Upsample(Rule):
+    """Nearest copies each element; (bi)linear averages neighbours. Backward sums over the copies."""
+
+    ops: tuple[str, ...] = ("interpolate", "upsample", "upsample_nearest", "upsample_bilinear")
+    signature: tuple[str, ...] = ("input", "size", "scale_factor", "mode", "align_corners")
+
+    def _kept(self, call: Call, value: Value) -> tuple[float, float]:
+        """Share of v_p that survives interpolation, and the growth of the number of positions."""
+        mode = str(call.plain("mode", "nearest"))
+        growth = math.prod(call.shape) / max(math.prod(value.shape), 1)
+        kept = 1.0
+        if "linear" in mode and growth > 1:
+            for old, new in zip(value.shape[2:], call.shape[2:], strict=True):
+                if new > old > 1:
+                    kept *= 2 / 3 + (old / new) ** 2 / 12
+        return kept, growth
+
+    def forward(self, call: Call) -> Result:
+        value = call.value("input")
+        kept, _ = self._kept(call, value)
+        dims: list[Dim] = []
+        for dim, size in zip(value.dims, call.shape, strict=True):
+            had = math.prod(a.size for a in dim)
+            dims.append(dim if had == size else ((Atom("P", size),) if size > 1 else ()))
+        new = tuple(dims)
+        k = value.covariance
+        if not value.positions:
+            return value.fresh(new, covariance=settle(Kernel(k.same, k.same, k.cross, k.cross), new))
+        same = k.far + (k.same - k.far) * kept
+        cross = k.sample + (k.cross - k.sample) * kept
+        return value.fresh(new, covariance=Kernel(same, k.far, cross, k.sample)).settled()
+
+    def backward(self, call: Call, gradient: Gradient) -> Flow:
+        value = call.value("input")
+        kept, growth = self._kept(call, value)
+        k = gradient.collapsed().without_local()
+        if growth <= 1:
+            yield call.node_of("input"), Gradient.fresh(settle(k * growth, value.dims))
+            return
+        # an element's copies: growth of them, correlated as positions are
+        same = growth * (k.same - k.far) * kept + growth**2 * k.far
+        cross = growth * (k.cross - k.sample) * kept + growth**2 * k.sample
+        k = Kernel(same, growth**2 * k.far, cross, growth**2 * k.sample)
+        yield call.node_of("input"), Gradient.fresh(settle(k, value.dims))
+
+
+@register
+class PixelShuffle(Passing):
+    """pixel_shuffle/unshuffle: channels become positions (independent ones), or positions channels."""
+
+    ops: tuple[str, ...] = ("pixel_shuffle", "pixel_unshuffle")
+
+    def forward(self, call: Call) -> Result:
+        value = call.of(call.node.all_input_nodes[0])
+        roles: tuple[Role, ...] = ("S", "C", "P", "P")
+        dims = tuple(
+            () if n == 1 else (Atom(r, n),) for r, n in zip(roles[-len(call.shape) :], call.shape, strict=True)
+        )
+        k = value.covariance
+        return value.viewed(dims).fresh(dims, covariance=Kernel(k.same, k.far, k.cross, k.sample)).settled()
+
+
+@register
+class Unfold(Rule):
+    """unfold: windows of positions side by side; F.unfold puts the taps into the channels, x.unfold into a new dim."""
+
+    ops: tuple[str, ...] = ("unfold",)
+    signature: tuple[str, ...] = ("input", "dimension", "size", "step")
+
+    def forward(self, call: Call) -> Result:
+        value = call.value("input")
+        shape = call.shape
+        k = value.covariance
+        if len(shape) == len(value.dims) + 1:
+            dim = call.dim(int(call.plain("dimension")), len(value.dims))
+            role: Role = value.dims[dim][0].role if value.dims[dim] else "P"
+            windows: Dim = (Atom(role, shape[dim]),) if shape[dim] > 1 else ()
+            inner: Dim = (Atom(role, shape[-1]),) if shape[-1] > 1 else ()
+            dims = (*value.dims[:dim], windows, *value.dims[dim + 1 :], inner)
+        else:
+            taps = shape[1] // max(value.shape[1], 1)
+            count: Dim = (Atom("P", shape[2]),) if shape[2] > 1 else ()
+            dims = (value.dims[0], (*value.dims[1], *((Atom("P", taps),) if taps > 1 else ())), count)
+        return value.fresh(dims, covariance=Kernel(k.same, k.far, k.cross, k.sample)).settled()
+
+    def backward(self, call: Call, gradient: Gradient) -> Flow:
+        value = call.value("input")
+        k = gradient.collapsed().without_local()
+        uses = math.prod(call.shape) / max(math.prod(value.shape), 1)
+        same = uses * (k.same + max(uses - 1, 0.0) * k.far)
+        cross = uses * (k.cross + max(uses - 1, 0.0) * k.sample)
+        k = Kernel(same, uses**2 * k.far, cross, uses**2 * k.sample)
+        yield call.node_of("input"), Gradient.fresh(settle(k, value.dims))
+
+
+@register
+class Fold(Rule):
+    """F.fold: overlapping windows add up (their overlapping taps taken as independent)."""
+
+    ops: tuple[str, ...] = ("fold",)
+    signature: tuple[str, ...] = ("input", "output_size", "kernel_size")
+
+    def forward(self, call: Call) -> Result:
+        value = call.value("input")
+        uses = math.prod(value.shape) / max(math.prod(call.shape), 1)
+        roles: tuple[Role, ...] = ("S", "C", "P", "P")
+        dims = tuple((Atom(r, n),) if n > 1 else () for r, n in zip(roles[-len(call.shape) :], call.shape, strict=True))
+        k = value.covariance
+        own = Kernel(uses * k.same, uses**2 * k.far, uses * k.cross, uses**2 * k.sample)
+        return Value(dims, value.mean * uses, own, approximate=True).settled()
+
+    def backward(self, call: Call, gradient: Gradient) -> Flow:
+        value = call.value("input")
+        k = gradient.collapsed()
+        yield call.node_of("input"), Gradient.fresh(settle(Kernel(k.same, k.far, k.cross, k.sample), value.dims))
