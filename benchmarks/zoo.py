@@ -146,7 +146,7 @@ def own_models() -> list[Model]:
 
 
 _TORCHVISION = """
-alexnet:96 vgg11:64 vgg11_bn:64 squeezenet1_1:96 googlenet:96 inception_v3:128 densenet121:64 resnet18:96 resnet50:64
+alexnet:96 vgg11:64 vgg11_bn:64 squeezenet1_1:96 googlenet:96 inception_v3:299 densenet121:64 resnet18:96 resnet50:64
 resnext50_32x4d:64 wide_resnet50_2:64 shufflenet_v2_x0_5:96 mnasnet0_5:96 mobilenet_v2:96 mobilenet_v3_small:96
 efficientnet_b0:96 efficientnet_v2_s:64 regnet_x_400mf:96 regnet_y_400mf:96 convnext_tiny:96 swin_t:96 swin_v2_t:96
 vit_b_32:224 maxvit_t:224
@@ -205,7 +205,7 @@ vision_transformer_hybrid vit_tiny_r_s16_p8_224 224 depth=4
 vision_transformer_sam samvit_base_patch16_224 224 depth=3 embed_dim=192 num_heads=3
 naflexvit naflexvit_base_patch16_gap 224 depth=3 embed_dim=192 num_heads=3
 mlp_mixer mixer_s32_224 224
-mlp_mixer gmlp_ti16_224 224 num_blocks=10
+mlp_mixer gmlp_ti16_224 224
 mlp_mixer resmlp_12_224 224
 mvitv2 mvitv2_tiny 224
 pvt_v2 pvt_v2_b0 128
@@ -239,7 +239,7 @@ maxxvit coatnet_pico_rw_224 224
 maxxvit maxvit_pico_rw_256 256
 sequencer sequencer2d_s 224
 mambaout mambaout_femto 128
-convmixer convmixer_768_32 96 depth=8
+convmixer convmixer_768_32 56
 convnext convnext_atto 128
 convnext convnextv2_atto 128
 convnext convnext_atto_ols 128
@@ -289,7 +289,7 @@ byobnet repvgg_a0 96
 byobnet mobileone_s0 96
 byobnet gernet_s 96
 byobnet gcresnext26ts 96
-byobnet bat_resnext26ts 96
+byobnet bat_resnext26ts 256
 byoanet botnet26t_256 256
 byoanet halonet26t 256
 byoanet lambda_resnet26t 256
