@@ -72,6 +72,11 @@ class SourceFile:
         return Imports(self.tree)
 
     @functools.cached_property
+    def classes(self) -> locate.Classes:
+        """Every class with its dotted name, outer before inner."""
+        return list(locate.classes(self.tree))
+
+    @functools.cached_property
     def suppressions(self) -> Suppressions:
         """The file's ``# noqa`` comments."""
         return Suppressions.read(self.text)
@@ -100,7 +105,7 @@ class SourceFile:
 
     def find_class(self, name: str) -> ast.ClassDef | None:
         """The class of that name (``Outer.Inner`` for a nested one), wherever it is defined; the last one wins."""
-        return locate.find_class(self.tree, name)
+        return locate.find_class(self.classes, name)
 
     def class_location(self, name: str) -> Location | None:
         """Where the header of class ``name`` stands: ``class Name``, without decorators and body."""
@@ -116,7 +121,7 @@ class SourceFile:
 
         Bases are followed within this file.
         """
-        node = locate.attribute_assignment(self.tree, class_name, attribute)
+        node = locate.attribute_assignment(self.classes, class_name, attribute)
         return None if node is None else self.location(node)
 
 

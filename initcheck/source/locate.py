@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 _REGISTERING = frozenset({"add_module", "register_module", "register_parameter", "register_buffer"})
 
@@ -19,12 +19,16 @@ def classes(tree: ast.AST, prefix: str = "") -> Iterator[tuple[str, ast.ClassDef
             yield from classes(node, prefix)
 
 
-def find_class(tree: ast.Module, name: str) -> ast.ClassDef | None:
+Classes = Sequence[tuple[str, ast.ClassDef]]
+"""A file's classes, as ``classes`` lists them."""
+
+
+def find_class(known: Classes, name: str) -> ast.ClassDef | None:
     """The class of that dotted name, else the one whose last part is that name; the last definition wins."""
     name = name.replace(".<locals>", "")
     exact: ast.ClassDef | None = None
     loose: ast.ClassDef | None = None
-    for dotted, node in classes(tree):
+    for dotted, node in known:
         if dotted == name:
             exact = node
         elif node.name == name.rpartition(".")[2]:
@@ -32,10 +36,10 @@ def find_class(tree: ast.Module, name: str) -> ast.ClassDef | None:
     return exact or loose
 
 
-def attribute_assignment(tree: ast.Module, class_name: str, attribute: str) -> ast.stmt | None:
+def attribute_assignment(known: Classes, class_name: str, attribute: str) -> ast.stmt | None:
     """The statement that sets ``self.<attribute>`` in the class, else in its bases of the same file."""
-    by_name = {node.name: node for _, node in classes(tree)}
-    start = find_class(tree, class_name)
+    by_name = {node.name: node for _, node in known}
+    start = find_class(known, class_name)
     queue = [start] if start is not None else []
     seen: set[str] = set()
     while queue:

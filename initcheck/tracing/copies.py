@@ -54,9 +54,9 @@ class Copy:
     notes: list[str] = field(default_factory=list)
     kept: list[Any] = field(default_factory=list)
 
-    def recorder(self, *, keep_graph: bool = True) -> Recorder:
+    def recorder(self, *, keep_graph: bool = True, autograd: bool = False) -> Recorder:
         """A fresh recorder for one pass of this copy."""
-        return Recorder(self.fake, self.names, self.values, keep_graph=keep_graph)
+        return Recorder(self.fake, self.names, self.values, keep_graph=keep_graph, autograd=autograd)
 
 
 class _Tensors(TorchFunctionMode):
@@ -252,7 +252,29 @@ def _fake(fake: FakeTensorMode, tensor: torch.Tensor) -> torch.Tensor:
         return made
     if not tensor.is_leaf:
         tensor = tensor.detach()
-    return fake.from_tensor(tensor, static_shapes=True)
+    return _stand_in(fake, tensor) if _owns_its_memory(tensor) else fake.from_tensor(tensor, static_shapes=True)
+
+
+def _owns_its_memory(tensor: torch.Tensor) -> bool:
+    """Whether the tensor is a plain one, and all there is in its storage."""
+    plain = type(tensor) in (torch.Tensor, nn.Parameter) and tensor.layout is torch.strided
+    if not plain or tensor.device.type != "cpu" or tensor.is_quantized or not tensor.is_contiguous():
+        return False
+    if tensor.is_complex() or tensor.is_inference() or tensor._base is not None or vars(tensor):
+        return False
+    return tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size() and tensor.numel() > 0
+
+
+def _stand_in(fake: FakeTensorMode, tensor: torch.Tensor) -> torch.Tensor:
+    """What ``from_tensor`` makes of such a tensor, a tenth of the time."""
+    known = fake.fake_tensor_converter._get_memo(tensor)
+    if known is not None:
+        return known
+    layout = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+    is_parameter = isinstance(tensor, nn.Parameter)
+    made = FakeTensor(fake, layout, tensor.device, requires_grad=tensor.requires_grad, _is_param=is_parameter)
+    fake.fake_tensor_converter.set_tensor_memo(tensor, made)
+    return made
 
 
 def _drop_hooks(module: nn.Module) -> list[str]:

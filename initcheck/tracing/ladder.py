@@ -19,7 +19,7 @@ from torch.nn.parameter import is_lazy
 from initcheck.tracing.copies import Copy, enter_inputs, fake_copy, real_copy, unwrapped
 from initcheck.tracing.live import live_buffers, live_modules, live_parameters
 from initcheck.tracing.randomness import random_state_kept
-from initcheck.tracing.recorder import Recording, UntrackedError, finish, recording
+from initcheck.tracing.recorder import AutogradError, Recording, UntrackedError, finish, recording
 from initcheck.tracing.trace import Trace
 
 REAL_PASS_LIMIT = 1 << 28
@@ -129,17 +129,27 @@ def _climb(
 
 def _record(made: Copy, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Recording:
     """One recorded pass; a second one, watching the dispatcher, where something bypassed the function protocol."""
-    try:
-        if made.fake is not None:  # on real tensors, what bypassed it could pass for a constant
+    if made.fake is None:  # on real tensors, what bypassed it could pass for a constant
+        return _pass(made, args, kwargs, dispatch=True)
+    with contextlib.suppress(UntrackedError):
+        try:
             return _pass(made, args, kwargs, dispatch=False)
-    except UntrackedError:
-        if made.fake is None:
-            raise
-    return _pass(made, args, kwargs, dispatch=True)
+        except Exception as error:
+            if not needs_autograd(error):
+                raise
+        return _pass(made, args, kwargs, dispatch=False, autograd=True)
+    return _pass(made, args, kwargs, dispatch=True, autograd=True)
 
 
-def _pass(made: Copy, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, dispatch: bool) -> Recording:
-    recorder = made.recorder()
+def needs_autograd(error: Exception) -> bool:
+    """Whether a pass may have failed only because autograd knows nothing of results made from layouts alone."""
+    return isinstance(error, AutogradError) or "grad" in str(error)
+
+
+def _pass(
+    made: Copy, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, dispatch: bool, autograd: bool = False
+) -> Recording:
+    recorder = made.recorder(autograd=autograd)
     given, named = enter_inputs(made, recorder, args, kwargs)
     with attributes_kept(made.model), recording(recorder, made.paths, dispatch=dispatch):
         output = made.model(*given, **named)
@@ -168,15 +178,23 @@ class Trial:
                     return None
                 if self._copy is None:
                     self._copy = fake_copy(self._model, self._mode)
-                recorder = self._copy.recorder(keep_graph=False)
-                given, named = enter_inputs(self._copy, recorder, tuple(args), kwargs or {})
-                with attributes_kept(self._copy.model), recording(recorder, self._copy.paths):
-                    self._copy.model(*given, **named)
+                try:
+                    self._run(self._copy, tuple(args), kwargs or {}, autograd=False)
+                except Exception as error:
+                    if not needs_autograd(error):
+                        raise
+                    self._run(self._copy, tuple(args), kwargs or {}, autograd=True)
             except Exception as error:
                 return error
             except SystemExit as error:
                 return RuntimeError(f"the forward called sys.exit({error.code!r})")
         return None
+
+    def _run(self, made: Copy, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, autograd: bool) -> None:
+        recorder = made.recorder(keep_graph=False, autograd=autograd)
+        given, named = enter_inputs(made, recorder, args, kwargs)
+        with attributes_kept(made.model), recording(recorder, made.paths):
+            made.model(*given, **named)
 
     def __enter__(self) -> Trial:
         return self

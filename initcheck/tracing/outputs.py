@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -40,19 +40,23 @@ def output_tensors(out: Any) -> list[torch.Tensor]:
     return found
 
 
-def primary_output(out: Any) -> torch.Tensor | None:
+def _has_gradient(tensor: torch.Tensor) -> bool:
+    return tensor.grad_fn is not None
+
+
+def primary_output(out: Any, differentiable: Callable[[torch.Tensor], bool] = _has_gradient) -> torch.Tensor | None:
     """The tensor that receives the unit gradient.
 
     A mapping's (or a dataclass's) ``logits``, else its ``last_hidden_state``, else the first floating-point tensor
     with more than one element, else the first floating-point tensor. Where autograd is on, tensors that depend on no
-    parameter (inputs handed back) come last. None if the model returns no floating-point tensor.
+    parameter (inputs handed back; ``differentiable`` tells) come last. None if there is no floating-point tensor.
     """
     for name in _PREFERRED:
         value = out.get(name) if isinstance(out, Mapping) else getattr(out, name, None) if _is_record(out) else None
         if isinstance(value, torch.Tensor) and (value.is_floating_point() or value.is_complex()):
             return value
     floating = [t for t in output_tensors(out) if t.is_floating_point() or t.is_complex()]
-    floating.sort(key=lambda t: t.grad_fn is None)  # stable: the order of the outputs decides otherwise
+    floating.sort(key=lambda t: not differentiable(t))  # stable: the order of the outputs decides otherwise
     return next((t for t in floating if t.dim() > 0 and t.numel() > 1), floating[0] if floating else None)
 
 

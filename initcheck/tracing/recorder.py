@@ -28,6 +28,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from initcheck.tracing.frames import kind_of, user_stack
 from initcheck.tracing.names import COMPOSITES, METADATA, RANDOM, is_composite, op_name
 from initcheck.tracing.outputs import output_tensors, primary_output
+from initcheck.tracing.shapes import Shapes
 
 VALUE_LIMIT = 1 << 22
 """Real values are carried for tensors of at most so many elements."""
@@ -35,6 +36,10 @@ VALUE_LIMIT = 1 << 22
 
 class UntrackedError(Exception):
     """A tensor turned up that no recorded call made: some code bypasses torch's function protocol."""
+
+
+class AutogradError(Exception):
+    """The pass asks autograd for gradients, which it has of the results of fake kernels only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +75,7 @@ class Recorder(TorchFunctionMode):
         names: tensor id to (meta key, name), for parameters and buffers.
         values: tensor id to real value, for buffers that are small.
         keep_graph: False to run the pass only (values of constants are still carried).
+        autograd: True to run every call through the fake kernels, which autograd can differentiate (slower).
     """
 
     def __init__(
@@ -79,8 +85,10 @@ class Recorder(TorchFunctionMode):
         values: Mapping[int, torch.Tensor],
         *,
         keep_graph: bool = True,
+        autograd: bool = False,
     ) -> None:
         super().__init__()
+        self.shapes = Shapes(fake) if fake is not None and not autograd else None
         self.graph = torch.fx.Graph()
         self.fake = fake
         self.names = names
@@ -237,6 +245,8 @@ class Recorder(TorchFunctionMode):
         """Run the call on fake tensors and record it."""
         name, inplace = op_name(func)
         if name in METADATA or _inner(func):
+            if self.shapes is not None and (func is torch.autograd.grad or name == "backward"):
+                raise AutogradError(f"{name} is called in the forward pass")
             return func(*args, **(kwargs or {}))
         if is_composite(func):
             with self:
@@ -346,12 +356,30 @@ class Recorder(TorchFunctionMode):
         if done and target is None and not output_tensors(real):
             return real, None  # a number, a list: ``.item()``, ``.tolist()``, ``bool``
         try:
-            out = func(*args, **kwargs)
+            out = self._fake_call(func, name, target, args, kwargs, operands)
         except Exception:
             if not done or target is not None:
                 raise
             out = self._faked(real)  # its shape depends on values (``nonzero``), which are known here
         return out, real if done else None
+
+    def _fake_call(
+        self, func: Any, name: str, target: torch.Tensor | None, args: Any, kwargs: Any, operands: list[torch.Tensor]
+    ) -> Any:
+        if self.shapes is None or self.dispatching:
+            return func(*args, **kwargs)
+        out = self.shapes.result(func, name, target is not None, args, kwargs, operands)
+        if out is not None:
+            return out
+        if target is None:
+            return func(*args, **kwargs)
+        self.shapes.changed(target)
+        with torch.no_grad() if self.shapes.is_leaf(target) else contextlib.nullcontext():
+            return func(*args, **kwargs)
+
+    def differentiable(self, tensor: torch.Tensor) -> bool:
+        """Whether the tensor depends on something that has a gradient."""
+        return tensor.grad_fn is not None or (self.shapes is not None and id(tensor) in self.shapes.made)
 
     def _check_indices(self, indices: torch.Tensor, table: torch.Tensor) -> None:
         """Fake kernels do not look at indices; those whose values are known can be."""
@@ -571,7 +599,7 @@ def recording(recorder: Recorder, paths: Mapping[int, str], *, dispatch: bool = 
 
     def leave(module: nn.Module, args: Any, out: Any) -> None:
         if recorder.keep_graph and id(module) in paths:
-            node = recorder.nodes.get(id(primary_output(out)))
+            node = recorder.nodes.get(id(primary_output(out, recorder.differentiable)))
             if node is not None and node.op == "call_function":
                 node.meta.setdefault("output_of", []).append(paths[id(module)])
         if id(module) in paths and recorder.path:
@@ -595,7 +623,7 @@ def recording(recorder: Recorder, paths: Mapping[int, str], *, dispatch: bool = 
 
 def finish(recorder: Recorder, output: Any) -> Recording:
     """Close the graph: the output node holds the primary output first, then the other tensors."""
-    primary = primary_output(output)
+    primary = primary_output(output, recorder.differentiable)
     tensors = output_tensors(output)
     ordered = ([primary] if primary is not None else []) + [t for t in tensors if t is not primary]
     graph = recorder.graph

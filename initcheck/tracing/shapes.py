@@ -1,0 +1,325 @@
+"""What a call yields, worked out from the operands' layouts alone, for the functions that most passes consist of.
+
+A fake kernel takes from .2 to 5 ms, most of it spent in torch's Python reference of the op. Views, products and what
+keeps its operand's shape need none of that: their result is made here, as a fake tensor that shares memory where the
+real one would. Anything out of the ordinary (another dtype or device, broadcasting of layouts that are not contiguous,
+shapes that do not fit, autocast) is left to the fake kernels, which also know what to raise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, in_kernel_invocation_manager
+
+_CPU = torch.device("cpu")
+_Args = tuple[Any, ...]
+_Layout = Callable[[Any, _Args, Mapping[str, Any]], Any]
+"""(function, arguments with meta tensors, keyword arguments) to the result on the meta device, or None: not known."""
+
+
+class Shapes:
+    """Makes results for one recorded pass.
+
+    ``made``: ids of tensors that were made here and, for real, would have a gradient (they have no ``grad_fn``).
+    """
+
+    def __init__(self, fake: FakeTensorMode) -> None:
+        self.fake = fake
+        self.made: set[int] = set()
+        self._twins: dict[int, tuple[FakeTensor, torch.Tensor]] = {}
+
+    def result(
+        self,
+        func: Any,
+        name: str,
+        inplace: bool,
+        args: _Args,
+        kwargs: Mapping[str, Any],
+        operands: Sequence[torch.Tensor],
+    ) -> Any:
+        """The call's result; None where it is not known here."""
+        layout = _LAYOUTS.get(name)
+        if layout is None or not operands or torch.is_autocast_enabled("cpu"):
+            return None
+        for operand in operands:
+            if type(operand) is not FakeTensor or operand.device != _CPU:
+                return None
+        if inplace or kwargs.get("inplace"):
+            return self._in_place(name, args, kwargs, operands)
+        twins = [self._twin(t) for t in operands]
+        by = {id(t): twin for t, twin in zip(operands, twins, strict=True)}
+        try:
+            with torch._C._DisableTorchDispatch():
+                out = layout(func, _with(args, by), {k: _with(v, by) for k, v in kwargs.items()})
+        except Exception:
+            return None  # the fake kernel raises what the real one would
+        if out is None:
+            return None
+        same = {id(twin): t for t, twin in zip(operands, twins, strict=True)}
+        gradient = name != "detach" and torch.is_grad_enabled() and any(t.requires_grad for t in operands)
+        if isinstance(out, torch.Tensor):
+            return self._wrapped(out, same, gradient)
+        return type(out)(self._wrapped(part, same, gradient) for part in out)
+
+    def _in_place(self, name: str, args: _Args, kwargs: Mapping[str, Any], operands: Sequence[torch.Tensor]) -> Any:
+        """The first operand itself, where what is written surely fits it."""
+        target = operands[0]
+        if not args or args[0] is not target:
+            return None
+        if name not in _IN_PLACE or (target.requires_grad and id(target) not in self.made and torch.is_grad_enabled()):
+            return None
+        for other in operands[1:]:
+            if other.dtype != target.dtype or _broadcast(target.shape, other.shape) != tuple(target.shape):
+                return None
+        if not target.is_floating_point() and any(isinstance(a, float) for a in (*args, *kwargs.values())):
+            return None
+        if torch.is_grad_enabled() and any(t.requires_grad for t in operands[1:]) and not target.requires_grad:
+            return None
+        return target
+
+    def is_leaf(self, tensor: torch.Tensor) -> bool:
+        """Whether autograd takes the tensor, or what it is a view of, for a leaf because it was made here."""
+        return id(tensor) in self.made or id(tensor._base) in self.made
+
+    def changed(self, tensor: torch.Tensor) -> None:
+        """A fake kernel wrote to the tensor: its layout may be another now."""
+        self._twins.pop(id(tensor), None)
+
+    def _twin(self, tensor: Any) -> torch.Tensor:
+        """A plain meta tensor that shares the fake tensor's memory."""
+        entry = self._twins.get(id(tensor))
+        if entry is not None:
+            twin = entry[1]
+            if twin.shape == tensor.shape and twin.stride() == tensor.stride():
+                return twin
+        with torch.no_grad(), in_kernel_invocation_manager(self.fake):
+            twin = torch.Tensor.detach(tensor)
+        self._twins[id(tensor)] = (tensor, twin)
+        return twin
+
+    def _wrapped(self, out: torch.Tensor, same: Mapping[int, torch.Tensor], gradient: bool) -> torch.Tensor:
+        known = same.get(id(out))
+        if known is not None:
+            return known
+        gradient = gradient and (out.is_floating_point() or out.is_complex())
+        fake = FakeTensor(self.fake, out, _CPU, requires_grad=gradient)
+        self._twins[id(fake)] = (fake, out)
+        if gradient:
+            self.made.add(id(fake))
+        return fake
+
+
+def _with(value: Any, by: Mapping[int, torch.Tensor]) -> Any:
+    if isinstance(value, torch.Tensor):
+        return by[id(value)]
+    if type(value) in (tuple, list):
+        return type(value)(_with(part, by) for part in value)
+    return value
+
+
+def _broadcast(one: Sequence[int], other: Sequence[int]) -> tuple[int, ...] | None:
+    if tuple(one) == tuple(other):
+        return tuple(one)
+    short, long = sorted((tuple(one), tuple(other)), key=len)
+    padded = (1,) * (len(long) - len(short)) + short
+    if any(a != b and a != 1 and b != 1 for a, b in zip(padded, long, strict=True)):
+        return None
+    return tuple(b if a == 1 else a for a, b in zip(padded, long, strict=True))
+
+
+def _plain(args: Sequence[Any], types: tuple[type, ...] = (int, float, bool, str, type(None))) -> bool:
+    return all(isinstance(a, types) or (type(a) in (tuple, list, torch.Size) and _plain(a, types)) for a in args)
+
+
+def _as_is(func: Any, args: _Args, kwargs: Mapping[str, Any]) -> Any:
+    """The op itself on the meta device: for those that torch computes there in C++, views above all."""
+    return func(*args, **kwargs)
+
+
+def _view(func: Any, args: _Args, kwargs: Mapping[str, Any]) -> Any:
+    return func(*args, **kwargs) if _plain(args[1:]) and _plain(tuple(kwargs.values())) else None
+
+
+def _index(func: Any, args: _Args, kwargs: Mapping[str, Any]) -> Any:
+    """Basic indexing only: an index with tensors, lists or booleans copies."""
+    x, index = args
+    for part in index if isinstance(index, tuple) else (index,):
+        if isinstance(part, bool) or not isinstance(part, (int, slice, type(None), type(Ellipsis))):
+            return None
+        if isinstance(part, slice) and not _plain((part.start, part.stop, part.step), (int, type(None))):
+            return None
+    return func(x, index)
+
+
+def _convert(func: Any, args: _Args, kwargs: Mapping[str, Any]) -> Any:
+    """``to(dtype)``, ``float()``."""
+    return func(*args) if not kwargs and all(isinstance(a, torch.dtype) for a in args[1:]) else None
+
+
+def _like(func: Any, args: _Args, kwargs: Mapping[str, Any]) -> Any:
+    """Elementwise functions of one floating tensor: its shape and layout (``clone`` keeps both)."""
+    x = args[0] if args else None
+    if not isinstance(x, torch.Tensor) or not x.is_floating_point() or kwargs.get("out") is not None:
+        return None
+    return x.clone() if _plain(args[1:]) and _plain(tuple(kwargs.values())) else None
+
+
+def _dropout(func: Any, args: _Args, kwargs: Mapping[str, Any]) -> Any:
+    """Dropout of every kind in torch.nn.functional's form; without effect, it hands its operand back."""
+    if len(args) != 1 or not {"p", "training"} <= set(kwargs):
+        return None
+    return _like(func, args, kwargs) if kwargs["training"] and kwargs["p"] > 0 else None
+
+
+def _norm(func: Any, args: _Args, kwargs: Mapping[str, Any]) -> Any:
+    """Batch, instance and group norm: a contiguous map of shape (N, C, ...), whose parameters have C elements."""
+    tensors = [a for a in (*args, *kwargs.values()) if isinstance(a, torch.Tensor)]
+    x = tensors[0]
+    if args[0] is not x or not _ordinary(*tensors) or x.dim() < 2 or x.numel() == 0:
+        return None
+    if any(t.shape != (x.shape[1],) for t in tensors[1:]) or x.numel() == x.shape[1]:
+        return None
+    groups = [a for a in (*args[1:2], kwargs.get("num_groups")) if type(a) is int]
+    return None if any(x.shape[1] % g for g in groups) else x.clone()
+
+
+def _layer_norm(func: Any, args: _Args, kwargs: Mapping[str, Any]) -> Any:
+    """Layer and RMS norm: contiguous, and the last dims are those that it is made for."""
+    tensors = [a for a in (*args, *kwargs.values()) if isinstance(a, torch.Tensor)]
+    shape = kwargs.get("normalized_shape", args[1] if len(args) > 1 else None)
+    if shape is None or args[0] is not tensors[0] or not _ordinary(*tensors):
+        return None
+    x, shape = tensors[0], tuple(shape)
+    if not shape or tuple(x.shape[-len(shape) :]) != shape or any(tuple(t.shape) != shape for t in tensors[1:]):
+        return None
+    return x.clone()
+
+
+def _ordinary(*tensors: torch.Tensor) -> bool:
+    """Floating, of one dtype, contiguous."""
+    first = tensors[0]
+    return first.is_floating_point() and all(t.dtype == first.dtype and t.is_contiguous() for t in tensors)
+
+
+def _binary(func: Any, args: _Args, kwargs: Mapping[str, Any]) -> Any:
+    """Elementwise functions of two operands, by broadcasting; layouts are contiguous, or the same."""
+    if len(args) != 2 or any(k != "alpha" for k in kwargs):
+        return None
+    x, y = args
+    if isinstance(x, torch.Tensor) and isinstance(y, torch.Tensor):
+        if x.dtype != y.dtype or not x.is_floating_point():
+            return None
+        if x.shape == y.shape and x.stride() == y.stride():
+            return x.clone()
+        shape = _broadcast(x.shape, y.shape)
+        if shape is None or not (x.is_contiguous() and y.is_contiguous()):
+            return None
+        return torch.empty(shape, dtype=x.dtype, device="meta")
+    x, y = (x, y) if isinstance(x, torch.Tensor) else (y, x)
+    return x.clone() if isinstance(y, (int, float)) and x.is_floating_point() else None
+
+
+def _linear(func: Any, args: _Args, kwargs: Mapping[str, Any]) -> Any:
+    x, weight, *rest = args
+    bias = kwargs.get("bias", rest[0] if rest else None)
+    if weight.dim() != 2 or not _ordinary(x) or x.dtype != weight.dtype or x.shape[-1] != weight.shape[1]:
+        return None
+    if bias is not None and (bias.dtype != x.dtype or tuple(bias.shape) != (weight.shape[0],)):
+        return None
+    return torch.empty((*x.shape[:-1], weight.shape[0]), dtype=x.dtype, device="meta")
+
+
+def _convolution(func: Any, args: _Args, kwargs: Mapping[str, Any]) -> Any:
+    """Convolution of a contiguous map (N, C, ...), whose layout its result has."""
+    x, weight, *rest = args
+    bias = kwargs.get("bias", rest[0] if rest else None)
+    groups = kwargs.get("groups", rest[4] if len(rest) > 4 else 1)
+    if not _ordinary(x, weight) or x.dim() != weight.dim() or x.shape[1] != weight.shape[1] * groups:
+        return None
+    if weight.shape[0] % groups or (bias is not None and tuple(bias.shape) != (weight.shape[0],)):
+        return None
+    out = func(*args, **kwargs)
+    return out if min(out.shape) > 0 else None
+
+
+def _cat(func: Any, args: _Args, kwargs: Mapping[str, Any]) -> Any:
+    parts = args[0] if args else kwargs.get("tensors")
+    dim = kwargs.get("dim", args[1] if len(args) > 1 else 0)
+    if type(parts) not in (list, tuple) or type(dim) is not int or not parts or not _ordinary(*parts):
+        return None
+    shape = list(parts[0].shape)
+    dim %= len(shape)
+    if any(p.dim() != len(shape) or [*p.shape[:dim], *p.shape[dim + 1 :]] != [*shape[:dim], *shape[dim + 1 :]]
+           for p in parts):  # fmt: skip
+        return None
+    shape[dim] = sum(p.shape[dim] for p in parts)
+    return torch.empty(shape, dtype=parts[0].dtype, device="meta")
+
+
+def _reduced(func: Any, args: _Args, kwargs: Mapping[str, Any]) -> Any:
+    """``mean`` and ``sum`` over given dims of a contiguous tensor."""
+    x, *rest = args
+    dims = kwargs.get("dim", rest[0] if rest else None)
+    keep = kwargs.get("keepdim", rest[1] if len(rest) > 1 else False)
+    known = set(kwargs) <= {"dim", "keepdim"} and len(rest) <= 2 and type(keep) is bool
+    dims = (dims,) if type(dims) is int else dims
+    if not known or type(dims) not in (tuple, list) or not dims or not _ordinary(x) or not _plain(dims, (int,)):
+        return None
+    if any(not -x.dim() <= d < x.dim() for d in dims):
+        return None
+    gone = {d % x.dim() for d in dims}
+    if len(gone) < len(dims):
+        return None
+    shape = [1 if i in gone else n for i, n in enumerate(x.shape) if keep or i not in gone]
+    return torch.empty(shape, dtype=x.dtype, device="meta")
+
+
+def _adaptive(func: Any, args: _Args, kwargs: Mapping[str, Any]) -> Any:
+    """Adaptive average pooling of a contiguous map to a size that is given."""
+    x, *rest = args
+    size = kwargs.get("output_size", rest[0] if rest else None)
+    axes = {"adaptive_avg_pool1d": 1, "adaptive_avg_pool2d": 2, "adaptive_avg_pool3d": 3}[func.__name__]
+    size = (size,) * axes if type(size) is int else size
+    if type(size) not in (tuple, list) or len(size) != axes or x.dim() != axes + 2 or not _ordinary(x):
+        return None
+    if math.prod(x.shape) == 0 or not _plain(size, (int, type(None))):
+        return None
+    shape = [*x.shape[:2], *(own if s is None else s for own, s in zip(x.shape[2:], size, strict=True))]
+    return torch.empty(shape, dtype=x.dtype, device="meta")
+
+
+_ELEMENTWISE = (
+    "relu", "relu6", "gelu", "silu", "elu", "selu", "celu", "leaky_relu", "mish", "hardswish", "hardsigmoid",
+    "hardtanh", "softplus", "log_sigmoid", "sigmoid", "tanh", "sin", "cos", "exp", "log", "sqrt", "rsqrt", "abs", "neg",
+    "square", "reciprocal", "erf", "clamp", "softsign", "tanhshrink", "softshrink", "hardshrink", "clone",
+    "log1p", "expm1", "floor", "round",
+)  # fmt: skip
+_DROPOUTS = ("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout")
+_BINARY = ("add", "sub", "rsub", "mul", "div", "rdiv", "pow", "maximum", "minimum")
+_LAYOUTS: dict[str, _Layout] = {
+    **dict.fromkeys(_ELEMENTWISE, _like),
+    **dict.fromkeys(_DROPOUTS, _dropout),
+    **dict.fromkeys(_BINARY, _binary),
+    **dict.fromkeys(
+        ("view", "reshape", "permute", "transpose", "t", "flatten", "unflatten", "chunk", "split", "unbind", "expand",
+         "unsqueeze", "squeeze", "select", "narrow", "contiguous", "movedim", "detach", "T", "mT"),
+        _view,
+    ),
+    **dict.fromkeys(("to", "float", "double", "half", "bfloat16"), _convert),
+    **dict.fromkeys(("matmul", "bmm", "mm", "softmax"), _as_is),
+    **dict.fromkeys(("conv1d", "conv2d", "conv3d"), _convolution),
+    **dict.fromkeys(("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d"), _adaptive),
+    **dict.fromkeys(("mean", "sum"), _reduced),
+    "getitem": _index,
+    "linear": _linear,
+    "cat": _cat,
+    "batch_norm": _norm,
+    "group_norm": _norm,
+    "layer_norm": _layer_norm,
+    "rms_norm": _layer_norm,
+}  # fmt: skip
+_IN_PLACE = frozenset((*_ELEMENTWISE, *_DROPOUTS, *_BINARY)) - {"clone"}

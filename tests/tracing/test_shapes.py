@@ -1,0 +1,133 @@
+"""Results made from layouts alone are what the fake kernels yield, and where they cannot be, the kernels are asked."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from initcheck.tracing import ladder
+from initcheck.tracing.copies import fake_copy
+from initcheck.tracing.ladder import Trial, trace
+
+
+class Conv(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, stride=2, padding=1, groups=1)
+        self.depth = nn.Conv2d(8, 8, 3, padding="same", groups=8, bias=False)
+        self.norm, self.groups = nn.BatchNorm2d(8), nn.GroupNorm(4, 8)
+        self.gate = nn.Parameter(torch.ones(8, 1, 1))
+        self.drop = nn.Dropout2d(0.1)
+
+    def forward(self, x):
+        x = F.relu(self.norm(self.conv(x)), inplace=True)
+        y = self.groups(self.depth(x)) * self.gate
+        y += x
+        y = self.drop(torch.cat([x, 2 - y / 2], dim=1))
+        y = y.to(memory_format=torch.channels_last)
+        y = F.hardswish(y) + F.adaptive_avg_pool2d(y, 1) * y.mean((2, 3), keepdim=True)
+        return F.adaptive_avg_pool2d(y.contiguous(), (2, None)).flatten(1)
+
+
+class Tokens(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.norm, self.rms = nn.Linear(16, 48), nn.LayerNorm(16), nn.RMSNorm(16)
+        self.position = nn.Parameter(torch.zeros(1, 9, 16))
+
+    def forward(self, x):
+        x = self.norm(x) + self.position[:, : x.shape[1]]
+        q, k, v = self.qkv(x).view(*x.shape[:2], 3, 4, 4).permute(2, 0, 3, 1, 4).unbind(0)
+        weights = (q * 4**-0.5 @ k.transpose(-2, -1)).softmax(dim=-1)
+        x = x + (weights @ v).transpose(1, 2).reshape(x.shape)
+        x = x + F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        x[:, 0] = 0
+        first = x[..., :2]
+        first.mul_(2)
+        low, high = self.rms(x).chunk(2, dim=-1)
+        return (low.double() ** 2 + torch.maximum(high, low)).float().sum(1)
+
+
+def described(val):
+    if isinstance(val, torch.Tensor):
+        # the stride of a dim of size 1 means nothing
+        strides = tuple(s for s, n in zip(val.stride(), val.shape, strict=True) if n > 1)
+        return tuple(val.shape), strides, val.dtype, val.storage_offset(), str(val.device)
+    return tuple(described(v) for v in val) if isinstance(val, (tuple, list)) else type(val)
+
+
+def nodes(model, x, autograd):
+    graph = ladder._pass(fake_copy(model, "train"), (x,), {}, dispatch=False, autograd=autograd).graph
+    return [
+        (n.name, n.meta.get("op"), [a.name for a in n.all_input_nodes], described(n.meta.get("val")),
+         n.meta.get("output_of"))
+        for n in graph.nodes
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("model", "x"), [(Conv(), torch.randn(2, 3, 8, 8)), (Tokens(), torch.randn(2, 9, 16))], ids=["conv", "tokens"]
+)
+def test_the_graph_is_the_one_that_fake_kernels_yield(model, x):
+    assert nodes(model, x, autograd=False) == nodes(model, x, autograd=True)
+
+
+class Energy(nn.Module):
+    """A gradient inside the forward pass: results made from layouts have no history."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1))
+
+    def forward(self, x):
+        x = x.detach().requires_grad_()
+        energy = self.layers(x).sum()
+        return -torch.autograd.grad(energy, x, create_graph=True)[0]
+
+
+def test_a_gradient_inside_the_forward_pass():
+    assert trace(Energy(), (torch.randn(4, 3),), {}).rung == "recorder"
+    assert Trial(Energy()).attempt((torch.randn(4, 3),)) is None
+
+
+class HandsBack(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(3, 5)
+
+    def forward(self, x):
+        return x * 2, self.fc(x)
+
+
+def test_the_primary_output_is_the_one_that_depends_on_a_parameter():
+    graph = trace(HandsBack(), (torch.randn(4, 3),), {}).graph
+    assert next(n for n in graph.nodes if n.op == "output").args[0][0].meta["op"] == "linear"
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (nn.Linear(3, 4), (2, 5)), (nn.Conv2d(3, 4, 3), (2, 5, 8, 8)), (nn.Conv2d(3, 4, 3), (2, 3, 2, 2)),
+        (nn.BatchNorm2d(4), (2, 3, 8, 8)), (nn.BatchNorm1d(4), (1, 4)), (nn.LayerNorm(4), (2, 3)),
+        (nn.GroupNorm(2, 4), (2, 3, 4)),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_raises_as_it_does_for_real(layer, shape):
+    with pytest.raises((RuntimeError, ValueError)) as real:
+        layer(torch.randn(shape))
+    assert type(Trial(layer).attempt((torch.randn(shape),))) is type(real.value)
+
+
+def test_writing_to_a_parameter_under_autograd_is_an_error():
+    class Writes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = nn.Parameter(torch.ones(3))
+
+        def forward(self, x):
+            self.w.mul_(2)
+            return x * self.w
+
+    assert "leaf" in str(Trial(Writes()).attempt((torch.randn(2, 3),)))
