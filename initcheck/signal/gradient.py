@@ -8,14 +8,17 @@ expression (x * sigmoid(x)) add up coherently, and lets batch norm see E[g x] (i
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 
 from initcheck.signal.grid import Spectrum
-from initcheck.signal.kernel import Kernel
+from initcheck.signal.kernel import Array, Kernel
 from initcheck.signal.result import GradientKernel
+from initcheck.signal.shape import by_value
 from initcheck.signal.value import Source, Value
 
 _identities = itertools.count(1)
@@ -123,6 +126,21 @@ class Gradient:
             known = term if term.source is source else Term(term.effective(), None, source)
             result = result + known.weighted(by)
         return result
+
+    def square_slope(self, value: Value) -> Array | None:
+        """E[g² | value] / E[delta²] on the value's own grid, from all terms; None where none has a slope there."""
+        source = value.own_source()
+        square, weight, sloped = np.zeros_like(source.at.z), 0.0, False
+        for term in self.terms.values():
+            if term.source is source and term.slope is not None:
+                square = square + term.kernel.same * term.slope.double().numpy() ** 2
+                sloped = True
+            else:
+                square = square + term.effective().same
+            weight += term.kernel.same
+        if not sloped or not weight > 0 or not math.isfinite(weight):
+            return None
+        return by_value(square / weight, source.u.double().numpy(), source.at.weights)
 
     def times(self, slope: torch.Tensor, value: Value) -> Gradient:
         """The gradient times an elementwise derivative on ``value``'s grid."""

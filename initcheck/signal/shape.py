@@ -13,7 +13,12 @@ from initcheck.signal.grid import Nodes, Spectrum, nodes
 from initcheck.signal.kernel import Array, Kernel
 
 _POINTS = 96
-_LEVELS = (np.arange(_POINTS) + 0.5) / _POINTS
+_HALF_WIDTH = 6.0
+_Z = (np.arange(_POINTS) + 0.5) / _POINTS * 2 * _HALF_WIDTH - _HALF_WIDTH
+_LEVELS = np.asarray(torch.special.ndtr(torch.from_numpy(_Z)).numpy())
+SHARES = np.exp(-0.5 * _Z * _Z) / np.exp(-0.5 * _Z * _Z).sum()
+"""What each quantile stands for: steps are even in z, so that the tails, which hold the high moments, are kept."""
+_PAIRED = np.multiply.outer(SHARES, SHARES).ravel()
 _RHO = np.linspace(-1.0, 1.0, 81)
 
 
@@ -23,10 +28,23 @@ def normal_cdf(x: Array) -> Array:
 
 
 def quantiles(values: Array, weights: Array) -> Array:
-    """Values at equally likely levels, of a function known on weighted points."""
+    """Values at fixed levels (of probability ``SHARES``), of a function known on weighted points."""
     order = np.argsort(values)
     cumulated = np.cumsum(weights[order])
     return np.asarray(np.interp(_LEVELS, cumulated - 0.5 * weights[order], values[order]))
+
+
+def sum_quantiles(parts: Sequence[Array]) -> Array:
+    """Quantiles of a sum of independent parts."""
+    total = parts[0]
+    for part in parts[1:]:
+        total = quantiles(np.add.outer(total, part).ravel(), _PAIRED)
+    return total
+
+
+def product_quantiles(first: Array, second: Array) -> Array:
+    """Quantiles of a product of two independent factors."""
+    return quantiles(np.multiply.outer(first, second).ravel(), _PAIRED)
 
 
 def sum_shape(skewed: Sequence[Array], normal_variance: float) -> Array:
@@ -34,10 +52,7 @@ def sum_shape(skewed: Sequence[Array], normal_variance: float) -> Array:
 
     ``skewed``: quantiles of the parts that are not normal; ``normal_variance``: of all that are.
     """
-    total = skewed[0]
-    for part in skewed[1:]:
-        sums = np.sort(np.add.outer(total, part).ravel())
-        total = np.interp(_LEVELS * (len(sums) - 1), np.arange(len(sums)), sums)
+    total = sum_quantiles(skewed)
     at = nodes(0)
     level = normal_cdf(at.z)
     width = math.sqrt(max(normal_variance, 0.0))
@@ -46,7 +61,7 @@ def sum_shape(skewed: Sequence[Array], normal_variance: float) -> Array:
         x, cdf = total, _LEVELS
     else:
         x = np.linspace(total.min() - 7 * width, total.max() + 7 * width, 400)
-        cdf = normal_cdf((x[:, None] - total[None, :]) / width).mean(1)
+        cdf = normal_cdf((x[:, None] - total[None, :]) / width) @ SHARES
     result = np.interp(level, cdf, x)
     result = result - at.weights @ result
     size = math.sqrt(float(at.weights @ (result * result)))
@@ -72,8 +87,29 @@ def given_part(square: Array, u: Array, part: Array, rest: Array) -> Array:
     ``part``: the operand's values on its grid; ``rest``: quantiles of everything else in the sum.
     """
     coarse = np.linspace(part.min(), part.max(), 200)
-    expected = np.interp(coarse[:, None] + rest[None, :], u, square).mean(1)
+    expected = np.interp(coarse[:, None] + rest[None, :], u, square) @ SHARES
     return np.asarray(np.interp(part, coarse, expected))
+
+
+def given_factor(square: Array, u: Array, factor: Array, rest: Array, weighted: bool) -> Array:
+    """E[w(u)² | factor] for u = factor r, with w² known on the (rising) values ``u``.
+
+    ``factor``: the operand's values on its grid; ``rest``: quantiles r of the product of all others; ``weighted``:
+    E[r² w(u)² | factor] / E[r²] instead, as the gradient of that operand has it.
+    """
+    coarse = np.linspace(factor.min(), factor.max(), 200)
+    weights = SHARES * rest**2 if weighted else SHARES
+    weights = weights / max(float(weights.sum()), 1e-300)
+    expected = np.interp(np.multiply.outer(coarse, rest), u, square) @ weights
+    return np.asarray(np.interp(factor, coarse, expected))
+
+
+def by_value(square: Array, u: Array, weights: Array) -> Array:
+    """``square`` averaged wherever u repeats itself: a rectifier's zeros are one value, whatever made them."""
+    _, which = np.unique(np.round(u / max(float(np.abs(u).max()), 1e-300), 9), return_inverse=True)
+    if which.max() + 1 == len(u):
+        return square
+    return np.asarray((np.bincount(which, weights * square) / np.bincount(which, weights))[which])
 
 
 def matched(total: Kernel, slope: Array, source_nodes: Nodes, correlation: Kernel) -> Kernel:

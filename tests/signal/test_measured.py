@@ -41,6 +41,63 @@ def residual() -> nn.Module:
     )  # fmt: skip
 
 
+def unit(inputs: int, outputs: int, size: int = 1) -> nn.Module:
+    conv = nn.Conv2d(inputs, outputs, size, padding=size // 2, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.ReLU())
+
+
+class Inception(nn.Module):
+    """Branches of one input side by side, one of them pooled from the last such concatenation."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.a, self.b = unit(width, width), nn.Sequential(unit(width, width), unit(width, width, 3))
+        self.pool = nn.MaxPool2d(3, stride=1, padding=1)
+        self.c, self.after = unit(2 * width, width), unit(3 * width, width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        both = torch.cat([self.a(x), self.b(x)], 1)
+        return self.after(torch.cat([self.c(both), self.pool(both)], 1))
+
+
+def inception() -> nn.Module:
+    return nn.Sequential(unit(16, 64), Inception(64), Inception(64), nn.Flatten(), nn.Linear(64 * 64, 64))
+
+
+class Gated(nn.Module):
+    """A rectifier, gated by channel, then max-pooled: what wins is positive, before the gate as behind it."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.unit, self.fc = unit(width, width, 3), nn.Conv2d(width, width, 1)
+        self.pool = nn.MaxPool2d(2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.unit(x)
+        return self.pool(x * torch.sigmoid(self.fc(x.mean((2, 3), keepdim=True))))
+
+
+def gated() -> nn.Module:
+    return nn.Sequential(unit(16, 64), Gated(64), Gated(64), unit(64, 64), nn.Flatten(), nn.Linear(64 * 16, 64))
+
+
+class ActivatedShortcut(nn.Module):
+    """The shortcut starts behind the activation: one skewed stream meets the same slope again and again."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm, self.conv = nn.BatchNorm2d(width), nn.Conv2d(width, width, 1, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = nn.functional.silu(self.norm(x))
+        return x + 0.5 * self.conv(x)
+
+
+def activated_shortcuts() -> nn.Module:
+    blocks = [ActivatedShortcut(128) for _ in range(6)]
+    return nn.Sequential(nn.Conv2d(16, 128, 1), *blocks, nn.BatchNorm2d(128), nn.Conv2d(128, 64, 1))
+
+
 class Recurrent(nn.Module):
     def __init__(self, kind: type[nn.Module]) -> None:
         super().__init__()
@@ -80,6 +137,9 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "mlp": (mlp, (64, 512)),
     "plain-cnn": (plain_cnn, (8, 8, 32, 32)),
     "residual": (residual, (8, 64, 8, 8)),
+    "inception": (inception, (8, 16, 8, 8)),
+    "gated": (gated, (8, 16, 16, 16)),
+    "activated-shortcuts": (activated_shortcuts, (8, 16, 8, 8)),
     "lstm": (lambda: Recurrent(nn.LSTM), (8, 24, 64)),
     "gru": (lambda: Recurrent(nn.GRU), (8, 24, 64)),
     "rnn": (lambda: Recurrent(nn.RNN), (8, 24, 64)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,6 +15,7 @@ import torch.fx
 from initcheck.signal.gradient import Gradient, Term
 from initcheck.signal.kernel import Array, Kernel, Profile
 from initcheck.signal.rule import Call, Flow, Result, Rule, Unknown, register, shape_of
+from initcheck.signal.shape import quantiles, sum_shape
 from initcheck.signal.value import Atom, Dim, Dims, Role, Value, axis_of, settle
 
 
@@ -26,6 +28,22 @@ def mixture(parts: list[tuple[float, Value]]) -> tuple[float, Kernel]:
         second = k if second is None else second + k
     assert second is not None
     return mean, second - mean**2
+
+
+def mixed_shape(parts: Sequence[tuple[float, Value]], normalised: bool = False) -> Array | None:
+    """Standardised quantile function of channels side by side, None where every part is normal.
+
+    ``normalised``: after each part was brought to mean 0 and variance 1.
+    """
+    if all(v.normal or v.iid or v.variance <= 0 for _, v in parts):
+        return None
+    pieces = []
+    for _, v in parts:
+        values = v.own_grid().double().numpy()
+        pieces.append((values - v.mean) / math.sqrt(max(v.variance, 1e-300)) if normalised else values)
+    values = np.concatenate(pieces)
+    weights = np.concatenate([share * v.own_source().at.weights for share, v in parts])
+    return sum_shape([quantiles(values, weights)], 0.0) if np.ptp(values) > 0 else None
 
 
 @register
@@ -64,6 +82,7 @@ class Concatenate(Rule):
             result.covariance = replace(result.covariance, profile=joined_profile(values, dims, dim, mean))
         if along == {"C"}:
             result.parts = tuple(zip(shares, values, strict=True))
+            result.shape_on_grid = mixed_shape(result.parts)
         return result.settled()
 
     def _between(self, shares: list[float], values: list[Value], mean: float, k: Kernel, positions: bool) -> Kernel:
@@ -101,7 +120,7 @@ class Concatenate(Rule):
         parts = self._parts(call)
         if gradient.parts and len(gradient.parts) == len(parts):
             for (node, value), own in zip(parts, gradient.parts, strict=True):
-                yield node, Gradient.fresh(settle(own.collapsed(), value.dims))
+                yield node, own.mapped(functools.partial(settle, dims=value.dims))
             return
         kernel = gradient.collapsed().without_local()
         dims = call.out.dims

@@ -6,12 +6,14 @@ import math
 from dataclasses import replace
 
 import numpy as np
+import torch
 
-from initcheck.signal.gradient import Gradient
+from initcheck.signal.gradient import Gradient, Term
 from initcheck.signal.grid import nodes
 from initcheck.signal.kernel import Array, Kernel
+from initcheck.signal.ops.joining import mixed_shape
 from initcheck.signal.rule import Call, Flow, Result, Rule, Unknown, register
-from initcheck.signal.shape import quantiles, sum_shape
+from initcheck.signal.shape import matched, product_quantiles, quantiles, sum_shape
 from initcheck.signal.value import Atom, Value, settle
 
 
@@ -38,9 +40,8 @@ def shape_of_input(x: Value, call: Call) -> Array | None:
         return None
     values = quantiles(x.own_grid().double().numpy(), x.own_source().at.weights) - x.mean
     if gamma is not None and random_scale:
-        scales = quantiles(gamma.mean + math.sqrt(gamma.variance) * nodes(0).z, nodes(0).weights)[1::4]
-        products = np.sort(np.multiply.outer(values, scales).ravel())
-        values = quantiles(products, np.full(len(products), 1.0 / len(products)))
+        scales = quantiles(gamma.mean + math.sqrt(gamma.variance) * nodes(0).z, nodes(0).weights)
+        values = product_quantiles(values, scales)
     return sum_shape([values], 0.0)
 
 
@@ -116,7 +117,9 @@ class BatchNorm(Normalisation):
             k = (x.covariance + running_mean.variance) * inverse**2
         mean, k, _ = affine(call, k, mean)
         call.memo["inverse"] = inverse
-        result = Value(x.dims, mean, k, approximate=x.approximate, shape_on_grid=shape_of_input(x, call)).settled()
+        by_part = x.parts and self._batch(call)
+        shape = mixed_shape(x.parts, normalised=True) if by_part else shape_of_input(x, call)
+        result = Value(x.dims, mean, k, approximate=x.approximate, shape_on_grid=shape).settled()
         result.zero_sum = x.iid
         return result
 
@@ -150,16 +153,29 @@ class BatchNorm(Normalisation):
             few_samples = inverse_variance_bias(source.correlation, samples, sizes, 0.0, share)
             weight_bias = inverse_variance_bias(source.correlation, samples, sizes, x.fluctuation, share) / few_samples
             kernel = kernel * (few_samples * weight_bias)
+            square = None if x.normal or x.parts else gradient.square_slope(out)
         else:
             gamma = call.optional("weight")
             second = gamma.mean**2 + gamma.variance if gamma else 1.0
-            kernel, weight_bias, curvature = gradient.total() * (second * inverse**2), 1.0, 0.0
+            kernel, weight_bias, curvature, square = gradient.total() * (second * inverse**2), 1.0, 0.0, None
         ratios = [(own / inverse) ** 2 for own in call.memo.get("inverses", ())]
         average_ratio = sum(s * ratio for (s, _), ratio in zip(x.parts, ratios, strict=True)) if ratios else 1.0
-        flow = Gradient.fresh(settle(kernel * average_ratio, x.dims))
+        whole = settle(kernel * average_ratio, x.dims)
+        flow = Gradient.fresh(whole) if square is None else sloped(whole, square, call.out, x)
         flow.weight_bias, flow.curvature = weight_bias, curvature
         flow.parts = tuple(Gradient.fresh(settle(kernel * ratio, x.dims)) for ratio in ratios)
         yield call.node_of("input"), flow
+
+
+def sloped(kernel: Kernel, square: Array, out: Value, x: Value) -> Gradient:
+    """A norm's gradient with the slopes that its output met: elements of one rank have them, before it as behind it.
+
+    It matters where x is an expression or a skewed sum: what was large there is then large here, and meets the same
+    side of the next rectifier.
+    """
+    source, behind = x.own_source(), out.own_source().at.z
+    slope = np.sqrt(np.maximum(np.interp(source.at.z, behind, square), 0.0))
+    return Gradient.of(Term(matched(kernel, slope, source.at, source.correlation), torch.from_numpy(slope), source))
 
 
 def divided(k: Kernel, average: float, eps: float) -> Kernel:

@@ -17,7 +17,7 @@ from initcheck.signal.kernel import Array, Kernel, Profile
 from initcheck.signal.ops.normalisation import inverse_profile
 from initcheck.signal.reduce import unbroadcast
 from initcheck.signal.rule import Call, Flow, NotReady, Result, Rule, Unknown, register, shape_of
-from initcheck.signal.shape import given_part, matched, quantiles, sum_shape
+from initcheck.signal.shape import given_factor, given_part, matched, quantiles, sum_quantiles, sum_shape
 from initcheck.signal.value import Dims, Source, Value, adopt, broadcast_dims, settle, without_pairs
 
 UNARY = [
@@ -355,7 +355,7 @@ class Sum(Elementwise):
     def backward_across(self, call: Call, gradient: Gradient, moving: list[tuple[torch.fx.Node, Value]]) -> Flow:
         factors = self.factors(call)
         total = gradient.collapsed()
-        square = self._square(call, gradient)
+        square = gradient.square_slope(call.out)
         identity = Term(total).identity
         for node, value in moving:
             if value.iid or value.constant is not None:
@@ -374,27 +374,10 @@ class Sum(Elementwise):
             kernel = settle(matched(total * factor**2, slope, source.at, source.correlation), value.dims)
             yield node, Gradient.of(Term(kernel, torch.from_numpy(slope), source, identity))
 
-    def _square(self, call: Call, gradient: Gradient) -> Array | None:
-        """Mean square slope of all terms on the sum's own grid, weighted by their size; None where none has a slope."""
-        source = call.out.own_source()
-        square, weight, sloped = np.zeros_like(source.at.z), 0.0, False
-        for term in gradient.terms.values():
-            if term.source is source and term.slope is not None:
-                square = square + term.kernel.same * term.slope.double().numpy() ** 2
-                sloped = True
-            else:
-                square = square + term.effective().same
-            weight += term.kernel.same
-        return square / weight if sloped and weight > 0 and math.isfinite(weight) else None
-
 
 def sum_of(parts: list[tuple[float, Value]]) -> Array:
     """Quantiles of a sum of independent operands."""
-    pieces = [f * quantiles(v.own_grid().double().numpy(), v.own_source().at.weights) for f, v in parts]
-    total = pieces[0]
-    for piece in pieces[1:]:
-        total = np.sort(np.add.outer(total, piece).ravel())[:: len(piece)]
-    return total
+    return sum_quantiles([f * quantiles(v.own_grid().double().numpy(), v.own_source().at.weights) for f, v in parts])
 
 
 _CASTS = ("to", "float", "type_as", "type", "contiguous", "identity")
@@ -479,14 +462,39 @@ class Product(Elementwise):
                 kernel = kernel * inverse_profile(x)
             yield root, Gradient.fresh(settle(kernel, x.dims))
             return
+        square = gradient.square_slope(call.out)
         for i, (node, value) in enumerate(zip(nodes, values, strict=True)):
             if value.iid or value.constant is not None:
                 continue
+            others = [factor for j, factor in enumerate(values) if j != i]
+            if square is not None and len(others) == 1:
+                yield node, self._sloped(call, kernel, square, value, others[0], shape_of(node))
+                continue
             other = kernel
-            for j, factor in enumerate(values):
-                if j != i:
-                    other = other * factor.second
+            for factor in others:
+                other = other * factor.second
             yield node, Gradient.fresh(unbroadcast(other, dims, shape_of(node)))
+
+    def _sloped(
+        self, call: Call, kernel: Kernel, square: Array, value: Value, other: Value, shape: tuple[int, ...]
+    ) -> Gradient:
+        """Where the gradient depends on the product (w² = ``square``), as behind a max-pooling, each factor knows.
+
+        A factor a gets b w(ab), with E[b² w² | a] as its slope. Where a was broadcast, it sums b w(ab) over what it
+        lacks: E[b w b' w'] for every class of pairs, with w given b.
+        """
+        u = call.out.own_source().u.double().numpy()
+        whole = value.shape == call.shape
+        known, unseen = (value, other) if whole else (other, value)
+        source = known.own_source()
+        rest = quantiles(unseen.own_grid().double().numpy(), unseen.own_source().at.weights)
+        expected = given_factor(square, u, known.own_grid().double().numpy(), rest, weighted=whole)
+        slope = np.sqrt(np.maximum(expected, 0.0))
+        total = kernel * other.second if whole else kernel
+        term = Term(matched(total, slope, source.at, source.correlation), torch.from_numpy(slope), source)
+        if whole:
+            return Gradient.of(replace(term, kernel=settle(term.kernel, value.dims)))
+        return Gradient.fresh(unbroadcast(term.weighted(known.own_grid()), call.out.dims, shape))
 
 
 def inverse_of(below: Value) -> Value:

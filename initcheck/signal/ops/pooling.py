@@ -11,6 +11,7 @@ import torch
 
 from initcheck.signal.gradient import Gradient, Term
 from initcheck.signal.kernel import Array, Kernel, Profile
+from initcheck.signal.ops.joining import mixture
 from initcheck.signal.ops.linear import (
     AdaptiveWindow,
     Window,
@@ -150,13 +151,24 @@ class Maximum(Pooling):
 
     With u = outer + sqrt(v) e and a monotone expression f, max f(u) = f(max u), and max e has the density
     m Phi(e)^(m-1) phi(e). Non-monotone expressions and non-expressions are treated as Gaussian. Backward: only the
-    winner gets the gradient, so that its slope is that of a typical *maximum*.
+    winner gets the gradient, so that its slope is that of a typical *maximum*. The channels of a concatenation are
+    pooled part by part, each on its own source.
     """
 
     def forward(self, call: Call) -> Result:
-        axes = self.axes(call)
-        x, batched = spatial(call.value("input"), axes)
+        x, batched = spatial(call.value("input"), self.axes(call))
         windows = self.windows(call, x)
+        if not x.parts:
+            return self._pooled(call, x, batched, windows)
+        parts = [(share, self._pooled(call, part, batched, windows)) for share, part in x.parts]
+        mean, k = mixture(parts)
+        result = self.output(call, x, batched, mean, k)
+        result.parts = tuple(parts)
+        return result
+
+    def _pooled(self, call: Call, x: Value, batched: bool, windows: tuple[Window, ...]) -> Value:
+        """The result for one population of channels."""
+        axes = len(windows)
         taps = math.prod(w.spread(None).mean for w in windows)
         source, values = monotone(x)
         best = order_statistic(source.correlation, windows, taps)
@@ -181,9 +193,21 @@ class Maximum(Pooling):
         return self.output(call, x, batched, mean, k)
 
     def backward(self, call: Call, gradient: Gradient) -> Flow:
-        axes = self.axes(call)
-        x, _ = spatial(call.value("input"), axes)
+        x, _ = spatial(call.value("input"), self.axes(call))
         windows = self.windows(call, x)
+        if not x.parts:
+            yield call.node_of("input"), self._won(call, x, gradient, windows)
+            return
+        received = gradient.parts if len(gradient.parts) == len(x.parts) else (gradient,) * len(x.parts)
+        parts = tuple(self._won(call, part, g, windows) for (_, part), g in zip(x.parts, received, strict=True))
+        shares = [share for share, _ in x.parts]
+        whole = sum((g.collapsed() * share for share, g in zip(shares, parts, strict=True)), Kernel.constant(0.0))
+        flow = Gradient.fresh(settle(whole, x.dims))
+        flow.parts = parts
+        yield call.node_of("input"), flow
+
+    def _won(self, call: Call, x: Value, gradient: Gradient, windows: tuple[Window, ...]) -> Gradient:
+        """The gradient of one population of channels."""
         kernel = gradient.collapsed()
         source, _ = monotone(x)
         inputs = math.prod(w.size for w in windows)
@@ -197,8 +221,7 @@ class Maximum(Pooling):
         slope = torch.from_numpy(np.sqrt(density))
         mean_slope = float(source.at.weights @ np.sqrt(density))
         k = Kernel(k.same, k.far / mean_slope**2, k.cross / mean_slope**2, k.sample / mean_slope**2)
-        term = Term(settle(k, x.dims), slope, value.own_source())
-        yield call.node_of("input"), Gradient.of(term)
+        return Gradient.of(Term(settle(k, x.dims), slope, value.own_source()))
 
 
 @register
