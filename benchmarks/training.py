@@ -46,8 +46,12 @@ class Task:
     shape: tuple[int, ...]
 
 
-def clusters(inputs: int = 32, batch: int = 32, seed: int = 0) -> Task:
-    """Ten Gaussian clusters, as wide as their centres are apart in each coordinate."""
+def clusters(inputs: int = 32, batch: int = 128, seed: int = 0) -> Task:
+    """Ten Gaussian clusters, as wide as their centres are apart in each coordinate.
+
+    With batches of 32 the noise of the gradient keeps nets of 30 layers of 32 units from learning within 400 steps
+    under any init; with 128 they learn after 220 to 250.
+    """
     centres = torch.randn(10, inputs, generator=torch.Generator().manual_seed(seed))
 
     def draw(generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -57,7 +61,7 @@ def clusters(inputs: int = 32, batch: int = 32, seed: int = 0) -> Task:
     return Task("clusters", draw, (inputs,))
 
 
-def pictures(size: int = 8, batch: int = 16, seed: int = 0) -> Task:
+def pictures(size: int = 8, batch: int = 32, seed: int = 0) -> Task:
     """Ten smooth pictures of three channels, each sample with noise as strong as the picture."""
     coarse = torch.randn(10, 3, 4, 4, generator=torch.Generator().manual_seed(seed))
     smooth = F.interpolate(coarse, size=(size, size), mode="bilinear", align_corners=True)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from initcheck.init.fans import fans_of as fans_of
     from initcheck.init.fixup import fixup_ as fixup_
     from initcheck.init.fixup import rezero_model_ as rezero_model_
+    from initcheck.init.orthogonal import centred_orthogonal_ as centred_orthogonal_
     from initcheck.init.orthogonal import delta_orthogonal_ as delta_orthogonal_
     from initcheck.init.orthogonal import looks_linear_ as looks_linear_
     from initcheck.init.orthogonal import orthogonal_ as orthogonal_
@@ -77,7 +78,7 @@ _HOMES = {
     ),
     "fans": ("Fans", "effective_fans", "fans_of"),
     "fixup": ("fixup_", "rezero_model_"),
-    "orthogonal": ("delta_orthogonal_", "looks_linear_", "orthogonal_", "unitary_"),
+    "orthogonal": ("centred_orthogonal_", "delta_orthogonal_", "looks_linear_", "orthogonal_", "unitary_"),
     "scaling": (
         "glorot_normal_",
         "glorot_uniform_",

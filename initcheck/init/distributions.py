@@ -16,6 +16,7 @@ _KINDS = {
     "xavier_uniform_": "uniform",
     "uniform_": "uniform",
     "orthogonal_": "orthogonal",
+    "centred_orthogonal_": "orthogonal",
     "zeros_": "constant",
     "ones_": "constant",
     "constant_": "constant",
@@ -42,7 +43,8 @@ def distribution_of(suggestion: Suggestion) -> Distribution:
     kind = _KINDS.get(suggestion.function, "normal")
     reach = 3.0**0.5 * suggestion.std
     low, high = (suggestion.mean - reach, suggestion.mean + reach) if kind == "uniform" else (None, None)
-    return Distribution(kind, suggestion.mean, suggestion.std, low, high)
+    zero_sum = suggestion.function == "centred_orthogonal_"
+    return Distribution(kind, suggestion.mean, suggestion.std, low, high, zero_sum=zero_sum)
 
 
 def with_suggestions(trace: Trace, suggestions: Iterable[Suggestion]) -> Trace:

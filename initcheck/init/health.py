@@ -21,6 +21,8 @@ TOLERATED = 10.0
 """What a model may have before it is touched at all: shallow nets learn well with a layer or two outside ``BAND``."""
 LEAST_INFORMATION = 0.01
 """The least std of the part of a layer's output that depends on the input."""
+DROWNED = 1e-3
+"""Likewise as a part of the output's scale, where a norm layer sets that scale."""
 PROTECTED_BAND = (1e-4, 100.0)
 """Forward band of a layer in a short run between normalisations or the model's ends; gradients are not judged there."""
 
@@ -93,15 +95,24 @@ def judge(structure: Structure, layers: Sequence[LayerRow], protected: frozenset
                 gradient=gradient,
                 low_is_fine=low_is_fine,
                 protected=use.parameter in protected,
-                uninformed=not low_is_fine and row.sample_std is not None and row.sample_std < LEAST_INFORMATION,
+                uninformed=not low_is_fine and _is_uninformed(row, use.parameter in protected),
             )
         )
     return found
 
 
+def _is_uninformed(row: LayerRow, protected: bool) -> bool:
+    if row.sample_std is None:
+        return False
+    if protected:  # zero weights say nothing of what reaches them
+        total = math.hypot(row.forward_std or 0.0, row.forward_mean or 0.0)
+        return row.sample_std < DROWNED * total
+    return row.sample_std < LEAST_INFORMATION
+
+
 def needs_repair(layers: list[LayerHealth]) -> bool:
     """Whether a layer is further off than what shallow nets cope with, or the input is lost on the way."""
-    return worst(layers, TOLERATED) > 0.0 or any(layer.uninformed and not layer.protected for layer in layers)
+    return worst(layers, TOLERATED) > 0.0 or any(layer.uninformed for layer in layers)
 
 
 def energy(row: LayerRow) -> float | None:

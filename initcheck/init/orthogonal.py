@@ -54,6 +54,37 @@ def orthogonal_(
 
 
 @initialiser
+def centred_orthogonal_(tensor: Tensor, gain: float = 1.0, *, generator: torch.Generator | None = None) -> Tensor:
+    """A (semi-)orthogonal matrix times ``gain`` whose rows sum to zero; dimensions after the first are flattened.
+
+    Each unit's incoming weights sum to zero, so that what all its inputs have in common drops out (centred weights:
+    Huang et al. 2017). For the layers behind an activation whose mean is far from zero: of a sigmoid's second moment
+    three quarters are the square of its mean, which in a deep net drowns the input, whatever the scale of the weights.
+
+    Where there are fewer rows than columns the rows are orthonormal; else the constant vector is taken out of an
+    orthogonal matrix, and the rest scaled so that the elements have the second moment that ``orthogonal_`` gives them.
+
+    Raises:
+        ValueError: fewer than two dimensions, or rows of one element (their sum could only be zero if they were).
+    """
+    need_dims("centred_orthogonal_", tensor, 2)
+    rows = tensor.shape[0]
+    columns = tensor.numel() // rows
+    if columns < 2:
+        raise ValueError(
+            f"centred_orthogonal_: rows of {columns} element cannot sum to zero, shape {tuple(tensor.shape)}"
+        )
+    if rows < columns:
+        raw = gaussian((columns, rows), tensor, generator)
+        q, _ = torch.linalg.qr(raw - raw.mean(0))
+        weight = q.mH
+    else:
+        q = _orthonormal(rows, columns, "qr", tensor, generator)
+        weight = (q - q.mean(1, keepdim=True)) * (columns / (columns - 1)) ** 0.5
+    return write(tensor, gain * weight.reshape(tensor.shape))
+
+
+@initialiser
 def delta_orthogonal_(tensor: Tensor, gain: float = 1.0, *, generator: torch.Generator | None = None) -> Tensor:
     """Zero but for the centre tap, which is orthogonal: the convolution keeps every norm (Xiao et al. 2018, alg. 1).
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from initcheck.init.fans import Fans
@@ -34,18 +35,25 @@ _CONVENTIONAL: dict[str, tuple[float, float]] = {"selu": (1.0, math.inf), "tanh"
 5/3 for tanh (1.0853/√E[tanh²(1.0853 z)] = 5/3), whose gradients grow by a fifth per layer."""
 
 
+MOSTLY_MEAN = 0.5
+"""An activation more of whose second moment than this is its squared mean (sigmoid: .7) drowns the input in depth."""
+
+
 @functools.cache
-def target_std(activation: Activation, depth: int) -> float:
+def target_std(activation: Activation, depth: int, centred: bool = False) -> float:
     """The std that an activation's input should have in a net with ``depth`` layers of that activation.
 
     ReLU-like activations keep any scale; theirs makes the *output*'s second moment 1 (√2 for ReLU: He's convention).
     Others have one scale s at which a gain g(s) = s/√E[φ(sz)²] keeps the second moment, at the price of a gradient
     that changes by χ = g²·E[φ'(sz)²] per layer, and of a slope d ln q'/d ln q by which an error in the second moment q
-    grows or shrinks. The scale taken is the one whose worst deviation over ``depth`` layers is least.
+    grows or shrinks. The scale taken is the one whose worst deviation over ``depth`` layers is least. ``centred``: the
+    layers behind have weights that sum to zero, and see the activation without its mean.
     """
     function = _function(activation)
     if function is None:
         return 1.0
+    if centred:
+        return min(_GRID, key=lambda s: _cost(function, s, min(depth, 100), _spread))
     if _homogeneous(function):
         return 1.0 / math.sqrt(moments(function)[1])
     usual, most = _CONVENTIONAL.get(activation.name, (1.0, 0))
@@ -71,11 +79,16 @@ def _rms(function: Function, s: float) -> float:
     return math.sqrt(moments(lambda x: function(s * x))[1])
 
 
-def _cost(function: Function, s: float, depth: int) -> float:
+def _spread(function: Function, s: float) -> float:
+    mean, second = moments(lambda x: function(s * x))
+    return math.sqrt(max(second - mean**2, 0.0))
+
+
+def _cost(function: Function, s: float, depth: int, size: Callable[[Function, float], float] = _rms) -> float:
     """The largest log deviation that ``depth`` layers at scale ``s`` come to."""
-    gain, step = s / _rms(function, s), 1.02
+    gain, step = s / size(function, s), 1.02
     chi = gain**2 * _slope_moment(function, s)
-    slope = math.log(_rms(function, s * step) / _rms(function, s / step)) / math.log(step**2)
+    slope = math.log(size(function, s * step) / size(function, s / step)) / math.log(step**2)
     gradient = 0.25 * depth * abs(math.log(chi))  # half of the range of the std
     wobble = _SPREAD * max(slope, 0.0) ** min(depth, 60)
     return max(1.2 * abs(math.log(s)), gradient, wobble)
@@ -96,6 +109,27 @@ def activation_rms(activation: Activation, s: float) -> float:
     """√E[φ(sz)²]: what a layer reads from that activation; 1 for none."""
     function = _function(activation)
     return _rms(function, s) if function is not None else 1.0
+
+
+@functools.cache
+def activation_spread(activation: Activation, s: float) -> float:
+    """Std of φ(sz): what a layer whose weights sum to zero reads from that activation; 1 for none."""
+    function = _function(activation)
+    return _spread(function, s) if function is not None else 1.0
+
+
+@functools.cache
+def is_mostly_mean(activation: Activation) -> bool:
+    """Whether the mean of the activation's output at unit scale outweighs what varies (sigmoid, softplus)."""
+    function = _function(activation)
+    return function is not None and moments(function)[0] ** 2 > MOSTLY_MEAN * moments(function)[1]
+
+
+def centred_scheme(shape: tuple[int, ...], std: float) -> Scheme:
+    """Weights of that std whose rows sum to zero."""
+    gain = f"{std * math.sqrt(max(shape[0], math.prod(shape[1:]))):.4g}"
+    exact = float(gain) / math.sqrt(max(shape[0], math.prod(shape[1:])))
+    return Scheme("centred_orthogonal_", (("gain", gain),), exact, "rows that sum to zero let no mean pass")
 
 
 def scheme_for(shape: tuple[int, ...], fans: Fans, std: float, activation: Activation, transposed: bool) -> Scheme:

@@ -11,7 +11,14 @@ import torch.fx
 
 from initcheck.init.distributions import with_distributions
 from initcheck.init.health import LayerHealth, judge, needs_repair, worst
-from initcheck.init.schemes import activation_rms, scheme_for, target_std
+from initcheck.init.schemes import (
+    activation_rms,
+    activation_spread,
+    centred_scheme,
+    is_mostly_mean,
+    scheme_for,
+    target_std,
+)
 from initcheck.init.structure import (
     NORM_OPS,
     RECURRENT_OPS,
@@ -60,26 +67,33 @@ class _Solver:
     chosen: dict[str, float] = field(default_factory=dict)
     """Parameter to the standard deviation it should have."""
     reasons: dict[str, str] = field(default_factory=dict)
+    centred: frozenset[str] = frozenset()
+    """Parameters whose rows should sum to zero."""
 
     def target(self, use: WeightUse) -> float:
         """The std that the use's output should have."""
-        return target_std(use.activation, self.depths[use.activation]) if use.activation.name else 1.0
+        return self._scale(use.activation) if use.activation.name else 1.0
 
     def standard(self, use: WeightUse) -> float:
         """The std of the weight that gives that output, from what it reads."""
         read = use.reads
-        rms = activation_rms(read, target_std(read, self.depths.get(read, 1))) if read.name else 1.0
-        return self.target(use) / rms / math.sqrt(use.fans.fan_in)
+        size = activation_spread if use.parameter in self.centred else activation_rms
+        before = size(read, self._scale(read)) if read.name else 1.0
+        return self.target(use) / before / math.sqrt(use.fans.fan_in)
+
+    def _scale(self, activation: Activation) -> float:
+        return target_std(activation, self.depths.get(activation, 1), bool(self.centred) and is_mostly_mean(activation))
 
     def propagated(self) -> Signal:
-        return propagate(with_distributions(self.trace, _normals(self.chosen)))
+        return propagate(with_distributions(self.trace, self._distributions()))
+
+    def _distributions(self) -> dict[str, Distribution]:
+        return {
+            name: Distribution("normal", 0.0, std, zero_sum=name in self.centred) for name, std in self.chosen.items()
+        }
 
     def judged(self, signal: Signal) -> list[LayerHealth]:
         return judge(self.structure, signal.layers, self.protected)
-
-
-def _normals(stds: Mapping[str, float]) -> dict[str, Distribution]:
-    return {name: Distribution("normal", 0.0, std) for name, std in stds.items()}
 
 
 def solve(trace: Trace, signal: Signal, *, everything: bool = False) -> list[Suggestion]:
@@ -94,6 +108,8 @@ def solve(trace: Trace, signal: Signal, *, everything: bool = False) -> list[Sug
     if needs_repair(judged):
         _standardise(solver)
         _correct(solver)
+        if _is_drowned(solver):
+            _centre(solver)
     if everything:
         for name, use in uses.items():
             if name not in solver.chosen:
@@ -113,7 +129,10 @@ def _in_order(solver: _Solver) -> list[str]:
 
 def _suggestion(solver: _Solver, name: str) -> Suggestion:
     use, std = solver.uses[name], solver.chosen[name]
-    scheme = scheme_for(use.record.shape, use.fans, std, use.activation, _is_transposed(use))
+    if name in solver.centred:
+        scheme = centred_scheme(use.record.shape, std)
+    else:
+        scheme = scheme_for(use.record.shape, use.fans, std, use.activation, _is_transposed(use))
     return Suggestion(name, scheme.function, scheme.arguments, scheme.std, 0.0, f"{solver.reasons[name]}: {scheme.why}")
 
 
@@ -146,7 +165,7 @@ def _mend_faulty(solver: _Solver) -> None:
             if use.feeds == "output":
                 heads.append(name)
                 continue
-            if zero and (use.feeds in ("add", "product", "norm") or name in last_of_branch):
+            if zero and (use.feeds in ("add", "product") or name in last_of_branch):
                 continue  # a zero last layer of a branch starts as the identity: good practice
             reason = _ALIKE
         else:
@@ -180,6 +199,36 @@ def _standardise(solver: _Solver) -> None:
         if name not in solver.chosen and now.known and abs(now.mean) < 0.1 * now.std and _near(now.std, std, slack):
             continue
         solver.chosen[name], solver.reasons[name] = std, reason
+
+
+def _is_drowned(solver: _Solver) -> bool:
+    """Whether no scale of the weights kept the input visible."""
+    return any(layer.uninformed for layer in solver.judged(solver.propagated()))
+
+
+def _centre(solver: _Solver) -> None:
+    """Weights whose rows sum to zero behind activations that are mostly mean, if that lets the input pass."""
+    before = solver.chosen, solver.reasons
+    solver.centred = frozenset(
+        name
+        for name, use in solver.uses.items()
+        if is_mostly_mean(use.reads) and use.record.requires_grad and use.op in _CENTRED_OPS and use.fans.fan_in > 1
+    )
+    if not solver.centred:
+        return
+    solver.chosen, solver.reasons = {}, {}
+    for name in solver.uses:
+        if name in solver.centred or name in before[0]:
+            solver.chosen[name] = solver.standard(solver.uses[name]) * solver.shares.get(name, 1.0)
+            solver.reasons[name] = before[1].get(name) or _why(solver.uses[name])
+    _correct(solver)
+    if _is_drowned(solver):
+        solver.centred = frozenset()
+        solver.chosen, solver.reasons = before
+
+
+_CENTRED_OPS = frozenset({"linear", "conv1d", "conv2d", "conv3d"})
+"""Ops whose weight's first dimension counts the units."""
 
 
 def _why(use: WeightUse) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from initcheck.findings import InitStatement, InsertInit, Location, RewriteCall
 from initcheck.rules.source_index import init_writes
+from initcheck.source.torch_names import INITIALISERS
 
 if TYPE_CHECKING:
     import ast
@@ -109,9 +110,10 @@ def suggestions_for(records: list[ParameterRecord], context: ModelContext) -> li
 
 
 def as_code(function: str, arguments: tuple[tuple[str, str], ...], target: str) -> str:
-    """``nn.init.kaiming_normal_(m.weight, nonlinearity='relu')``."""
+    """``nn.init.kaiming_normal_(m.weight, nonlinearity='relu')``; a function that torch lacks is initcheck's own."""
     given = "".join(f", {name}={value}" for name, value in arguments)
-    return f"nn.init.{function}({target}{given})"
+    home = "nn.init" if function in INITIALISERS else "initcheck.init"
+    return f"{home}.{function}({target}{given})"
 
 
 def agreed(suggestions: list[Suggestion]) -> Suggestion | None:
@@ -121,8 +123,13 @@ def agreed(suggestions: list[Suggestion]) -> Suggestion | None:
 
 
 def rewrite(location: Location, suggestion: Suggestion, context: ModelContext) -> RewriteCall | None:
-    """The edit of an init call, if it stands in the checked file with a known range."""
+    """The edit of an init call, if it stands in the checked file with a known range.
+
+    Code is not made to import initcheck: what torch has no function for is advice only.
+    """
     if context.source is None or location.path != context.source.path or not location.end_line:
+        return None
+    if suggestion.function not in INITIALISERS:
         return None
     return RewriteCall(location, suggestion.function, suggestion.arguments)
 
@@ -143,7 +150,7 @@ def insertion(records: list[ParameterRecord], context: ModelContext) -> InsertIn
     if node is None or where is None:
         return None
     pairs = [(record, s) for record in records for s in suggestions_for([record], context)]
-    if not pairs:
+    if not pairs or any(s.function not in INITIALISERS for _, s in pairs):
         return None
     types = {record.module_type.rpartition(".")[2] for record, _ in pairs}
     torch_types = all(record.module_type.startswith("torch.nn.") for record, _ in pairs)

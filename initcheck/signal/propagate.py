@@ -150,6 +150,7 @@ class _Run:
         shape = shape_of(node)
         value = iid_value(shape, distribution.mean, distribution.std**2, parameter_roles(len(shape)))
         value.common = distribution.common
+        value.zero_sum = distribution.zero_sum
         return value
 
     def _call(self, node: torch.fx.Node) -> Any:

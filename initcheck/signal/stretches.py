@@ -113,8 +113,8 @@ def _layers(trace: Trace) -> Iterator[_Layer]:
         if node.op != "call_function" or op not in _INPUT:
             continue
         weight = _parameter(node, _INPUT[op][1], "weight", trace)
-        if weight is None or len(weight.shape) < 2 or not weight.distribution.known:
-            continue
+        if weight is None or len(weight.shape) < 2 or not weight.distribution.known or weight.distribution.zero_sum:
+            continue  # the recursion below takes the activation's mean along, which weights that sum to zero drop
         fan_in, _ = fans(Call(node, {}, RULES[op].signature, True), weight)
         variance = (fan_in or 0) * weight.distribution.std**2
         if not (variance > 0 and math.isfinite(variance)) or abs(weight.distribution.mean) > weight.distribution.std:

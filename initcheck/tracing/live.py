@@ -162,7 +162,20 @@ def measured(tensor: torch.Tensor) -> Distribution:
     if low == high:
         return Distribution("measured", low, 0.0, low, high)
     std = math.sqrt(max(spread / count, 0.0))
-    return Distribution("measured", mean, std, low, high, common=_between_columns(values, std))
+    return Distribution(
+        "measured", mean, std, low, high, common=_between_columns(values, std), zero_sum=_sums_to_zero(values, std)
+    )
+
+
+def _sums_to_zero(values: torch.Tensor, std: float) -> bool:
+    """Whether the rows' sums are rounding noise beside the √n·std that independent elements would sum to."""
+    if values.dim() < 2 or values.shape[0] < 2 or not 0 < std < math.inf or not values.is_floating_point():
+        return False
+    row = values.numel() // values.shape[0]
+    if abs(float(values[0].sum(dtype=torch.float64))) > 1e-2 * std * math.sqrt(row):
+        return False  # nearly always: one row tells
+    sums = values.reshape(values.shape[0], -1).sum(1, dtype=torch.float32).to(torch.float64)
+    return float(sums.square().mean().sqrt()) < 1e-2 * std * math.sqrt(row)
 
 
 def _between_columns(values: torch.Tensor, std: float) -> float:

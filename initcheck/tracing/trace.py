@@ -18,7 +18,8 @@ class Distribution:
     ``kind``: normal, uniform, truncated_normal, constant, orthogonal, identity, sparse, mixture (several writes to
     parts, concatenation), measured (statistics of real values), uninitialised, unknown. ``mean``/``std`` are per
     element; for kind ``unknown`` and ``uninitialised`` they are nan. ``common``: for a matrix of known values that is
-    not random (a table of sines), the part of its variance that lies between the means of its columns.
+    not random (a table of sines), the part of its variance that lies between the means of its columns. ``zero_sum``:
+    each unit's incoming weights sum to zero.
     """
 
     kind: str
@@ -28,6 +29,7 @@ class Distribution:
     high: float | None = None
     note: str = ""
     common: float = 0.0
+    zero_sum: bool = False
 
     @property
     def second_moment(self) -> float:

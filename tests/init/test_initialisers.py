@@ -272,6 +272,23 @@ def test_delta_orthogonal_keeps_every_norm(dims):
     assert torch.allclose(conv(x).norm(dim=1), x.norm(dim=1), atol=1e-5)
 
 
+@pytest.mark.parametrize("shape", [(8, 8), (4, 12), (12, 4), (6, 3, 3, 3)])
+def test_centred_orthogonal_rows_sum_to_zero_and_keep_norms(shape):
+    weight = init.centred_orthogonal_(torch.empty(shape, dtype=torch.float64), gain=2.0, generator=seeded()).flatten(1)
+    rows, columns = weight.shape
+    assert float(weight.sum(1).abs().max()) < 1e-12
+    assert float(weight.square().mean()) == pytest.approx(4.0 / max(rows, columns), rel=0.15)
+    singular = torch.linalg.svdvals(weight)
+    kept = singular[: min(rows, columns - 1)]
+    if rows < columns:
+        assert float(kept.max() / kept.min()) < 1.0 + 1e-9
+
+
+def test_centred_orthogonal_refuses_rows_of_one_element():
+    with pytest.raises(ValueError, match="cannot sum to zero"):
+        init.centred_orthogonal_(torch.empty(8, 1))
+
+
 def test_delta_orthogonal_refuses():
     with pytest.raises(ValueError, match=r"at least as many output as input channels, got 4 < 8"):
         init.delta_orthogonal_(torch.empty(4, 8, 3, 3))

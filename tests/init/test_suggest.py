@@ -210,3 +210,28 @@ def test_apply_keeps_flags_and_buffers_and_is_reproducible():
     assert all(torch.equal(buffers[name], b) for name, b in one.named_buffers())
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
     assert all(change.call.startswith(("kaiming", "xavier", "normal")) and change.reason for change in changes)
+
+
+def test_deep_sigmoid_net_gets_weights_that_sum_to_zero():
+    """No scale of independent weights keeps the input visible behind 16 sigmoids: their mean drowns it."""
+    torch.manual_seed(0)
+    model, x = mlp(16, 48, nn.Sigmoid), torch.randn(64, 48)
+    assert {s.function for s in suggested(model, x).values()} >= {"centred_orthogonal_"}
+    apply(model, "suggested", x)
+    rows, _ = hidden_rows(model, x)
+    deepest = measure_pass(model, (x,), {}).rows[-2]
+    assert deepest.sample_std > 0.5 * deepest.forward_std
+    assert 0.3 < rows[0].grad_std / rows[-1].grad_std < 3.0
+
+
+def test_shallow_sigmoid_net_keeps_to_torch_schemes():
+    assert all(
+        s.function != "centred_orthogonal_" for s in suggested(mlp(3, 48, nn.Sigmoid), torch.randn(8, 48)).values()
+    )
+
+
+def test_zero_weights_before_a_norm_are_a_fault():
+    layers = [nn.Linear(16, 16), nn.LayerNorm(16), nn.Tanh(), nn.Linear(16, 4)]
+    for layer in layers[::3]:
+        nn.init.zeros_(layer.weight)
+    assert {"0.weight", "3.weight"} <= set(suggested(nn.Sequential(*layers), torch.randn(8, 16)))
