@@ -32,10 +32,13 @@ class Term:
     slope: torch.Tensor | None = None
     source: Source | None = None
     identity: int = field(default_factory=lambda: next(_identities))
+    _effective: list[Kernel] = field(init=False, repr=False, compare=False, default_factory=list)
 
     def effective(self) -> Kernel:
         """E[g g'] = K_delta times the kernel of the slope, for every class of pairs."""
-        return self.weighted(None)
+        if not self._effective:
+            self._effective.append(self.weighted(None))
+        return self._effective[0]
 
     def weighted(self, by: torch.Tensor | None) -> Kernel:
         """E[g f(u) g' f(u')], where ``by`` holds f on the source's grid."""

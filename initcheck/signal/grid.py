@@ -26,6 +26,11 @@ _STEP = 2 * HALF_WIDTH / POINTS
 _POWERS = np.arange(ORDER)
 _TABLE = np.linspace(0.0, np.sqrt(2.0), 384)
 _TAIL_POWERS = 1.4 * ORDER * 2.0 ** np.arange(8)
+_TABLE_RHO = np.clip(1.0 - _TABLE**2, -1.0, 1.0)
+_TABLE_RHO_POWERS = (
+    np.power.outer(_TABLE_RHO, _POWERS),
+    np.power.outer(np.maximum(_TABLE_RHO, 0.0), _TAIL_POWERS),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,14 +80,17 @@ class Spectrum:
         """E[f f'] at those correlations; the remainder continues the decay of the last two octaves of k."""
         rho = np.clip(np.nan_to_num(rho, nan=0.0), -1.0, 1.0)
         if rho.size > len(_TABLE):  # many pairs: F is smooth in sqrt(1 - rho), kinks of f included
-            return np.asarray(np.interp(np.sqrt(1.0 - rho), _TABLE, self(1.0 - _TABLE**2)))
-        result = np.power.outer(rho, _POWERS) @ self.squares
+            return np.asarray(np.interp(np.sqrt(1.0 - rho), _TABLE, self._at(*_TABLE_RHO_POWERS)))
+        return self._at(np.power.outer(rho, _POWERS), np.power.outer(np.maximum(rho, 0.0), _TAIL_POWERS))
+
+    def _at(self, powers: Array, tail_powers: Array) -> Array:
+        result = powers @ self.squares
         rest = self.total - float(self.squares.sum())
         if rest > 1e-12 * abs(self.total):
             last, before = float(self.squares[ORDER // 2 :].sum()), float(self.squares[ORDER // 4 : ORDER // 2].sum())
             ratio = min(max(last / before, 0.0), 0.95) if before > 0 else 0.0
             shares = ratio ** np.arange(len(_TAIL_POWERS))
-            result = result + rest * (np.power.outer(np.maximum(rho, 0.0), _TAIL_POWERS) @ (shares / shares.sum()))
+            result = result + rest * (tail_powers @ (shares / shares.sum()))
         return np.asarray(result)
 
     def kernel(self, correlation: Kernel) -> Kernel:

@@ -19,6 +19,9 @@ and ``far`` out for every pair of positions, where these are not alike (causal a
 
 from __future__ import annotations
 
+import functools
+import math
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -124,23 +127,45 @@ class Kernel:
         return Kernel.by_pairs(self.same * self.pairs * np.multiply.outer(root, root), self.cross, self.sample)
 
     def __add__(self, other: Kernel | float) -> Kernel:
-        return self._combine(other, lambda a, b: a + b, self._mixed_profile(other))
+        if not isinstance(other, Kernel) and self.pairs is None:
+            return self._shifted(float(other), self._mixed_profile(other))
+        return self._combine(other, operator.add, self._mixed_profile(other))
 
     def __sub__(self, other: Kernel | float) -> Kernel:
-        return self._combine(other, lambda a, b: a - b, self.profile)
+        if not isinstance(other, Kernel) and self.pairs is None:
+            return self._shifted(-float(other), self.profile)
+        return self._combine(other, operator.sub, self.profile)
+
+    def _shifted(self, by: float, profile: Profile) -> Kernel:
+        return Kernel(
+            self.same + by,
+            self.far + by,
+            self.cross + by,
+            self.sample + by,
+            None if self.local is None else self.local + by,
+            profile,
+            None,
+            None if self.resolved is None else self.resolved.scaled(np.add, by),
+        )
 
     def __mul__(self, other: Kernel | float) -> Kernel:
         """Elementwise (Hadamard) product: the kernel of a product of independent factors."""
-        if not isinstance(other, Kernel) and self.pairs is not None:
-            return replace(
-                self, same=self.same * other, far=self.far * other, cross=self.cross * other, sample=self.sample * other
+        if not isinstance(other, Kernel):
+            return Kernel(
+                self.same * other,
+                self.far * other,
+                self.cross * other,
+                self.sample * other,
+                None if self.local is None else self.local * other,
+                self.profile,
+                self.pairs,
+                None if self.resolved is None else self.resolved.scaled(np.multiply, other),
             )
-        paired = isinstance(other, Kernel) and (self.pairs is not None or other.pairs is not None)
-        if isinstance(other, Kernel) and self.profile and other.profile and not paired:
+        paired = self.pairs is not None or other.pairs is not None
+        if self.profile and other.profile and not paired:
             profile, overlap = _profile_product(self.profile, other.profile)
-            return self._combine(other, lambda a, b: a * b * overlap, profile, lambda a, b: a * b)
-        profile = self.profile or (other.profile if isinstance(other, Kernel) else ())
-        return self._combine(other, lambda a, b: a * b, profile)
+            return self._combine(other, lambda a, b: a * b * overlap, profile, operator.mul)
+        return self._combine(other, operator.mul, self.profile or other.profile)
 
     def _mixed_profile(self, other: Kernel | float) -> Profile:
         theirs = other.profile if isinstance(other, Kernel) else ()
@@ -184,6 +209,8 @@ class Kernel:
             local,
             profile,
         )
+        if resolved is not None and op in (operator.add, operator.sub):  # the averages add as well
+            return replace(result, resolved=resolved)
         return result.with_resolved(resolved)
 
     def with_resolved(self, resolved: Resolved | None) -> Kernel:
@@ -223,7 +250,7 @@ class Kernel:
 
     def within_position_mean(self, sizes: tuple[int, ...]) -> float:
         """Mean of the same-sample kernel over all pairs of positions (p, p'), both running over ``sizes``."""
-        count = float(np.prod(sizes)) if sizes else 1.0
+        count = float(math.prod(sizes))
         if count <= 1:
             return self.same
         if self.local is None or self.local.ndim != len(sizes):
@@ -231,15 +258,14 @@ class Kernel:
         excess = self.local - self.far
         for axis, size in enumerate(sizes):
             length = min(excess.shape[axis], size)
-            excess = np.take(excess, range(length), axis=axis)
-            shift = np.arange(length)
-            pairs = np.where(shift == 0, 1.0, 2.0) * (size - shift) / size**2
+            excess = excess[(slice(None),) * axis + (slice(0, length),)]
+            pairs = _pairs_at(length, size)
             excess = excess * pairs.reshape([-1 if a == axis else 1 for a in range(excess.ndim)])
         return self.far + float(excess.sum())
 
     def across_position_mean(self, sizes: tuple[int, ...]) -> float:
         """Mean of the other-sample kernel over all pairs of positions."""
-        count = float(np.prod(sizes)) if sizes else 1.0
+        count = float(math.prod(sizes))
         return self.sample + (self.cross - self.sample) / count
 
     def mean_over(self, samples: int, sizes: tuple[int, ...]) -> float:
@@ -251,6 +277,13 @@ class Kernel:
     def finite(self) -> bool:
         """Whether the elementwise second moment is a finite number."""
         return bool(np.isfinite(self.same) and np.isfinite(self.sample))
+
+
+@functools.lru_cache(maxsize=1024)
+def _pairs_at(length: int, size: int) -> Array:
+    """The share of an axis's pairs of positions that are 0, 1, ... apart."""
+    shift = np.arange(length)
+    return np.asarray(np.where(shift == 0, 1.0, 2.0) * (size - shift) / size**2)
 
 
 def _mixed(a: Array | None, b: Array | None, share: float) -> Array | None:

@@ -172,11 +172,13 @@ def output_nodes(graph: torch.fx.Graph, paths: set[str]) -> dict[str, torch.fx.N
     for node in graph.nodes:
         if node.op != "call_function":
             continue
-        inside = {p for p in (*node.meta.get("modules", ()), node.meta.get("module", "")) if p in paths}
-        for path in active - inside:
-            closed.add(path)
-        active = inside
-        for path in inside - closed:
+        # outermost first: rows come in the same order in every run
+        inside = [p for p in dict.fromkeys((*node.meta.get("modules", ()), node.meta.get("module", ""))) if p in paths]
+        closed |= active.difference(inside)
+        active = set(inside)
+        for path in inside:
+            if path in closed:
+                continue
             if path not in found:
                 order.append(path)
             if is_floating(node) and not _further_output(node, found.get(path)):

@@ -38,6 +38,14 @@ def shares(size: int) -> Array:
 
 
 @functools.lru_cache(maxsize=256)
+def _weight(sizes: tuple[int, ...]) -> Array:
+    total = np.ones(1)
+    for n in sizes:
+        total = np.multiply.outer(total, shares(n)).ravel()
+    return total
+
+
+@functools.lru_cache(maxsize=256)
 def class_of(size: int) -> Indices:
     """The class of each position of an axis."""
     position = np.arange(size)
@@ -97,10 +105,7 @@ class Resolved:
     @property
     def weight(self) -> Array:
         """The share of positions in each class, flattened."""
-        total = np.ones(1)
-        for n in self.sizes:
-            total = np.multiply.outer(total, shares(n)).ravel()
-        return total
+        return _weight(self.sizes)
 
     @property
     def matrix(self) -> Array:

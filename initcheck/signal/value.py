@@ -107,16 +107,16 @@ class Value:
 
     def atoms(self, role: Role | None = None) -> tuple[Atom, ...]:
         """All atoms in order, or those of one role."""
-        return tuple(a for dim in self.dims for a in dim if role is None or a.role == role)
+        return tuple([a for dim in self.dims for a in dim if role is None or a.role == role])
 
     def count(self, role: Role) -> int:
         """Number of elements along that role."""
-        return math.prod(a.size for a in self.atoms(role))
+        return math.prod([a.size for dim in self.dims for a in dim if a.role == role])
 
     @property
     def positions(self) -> tuple[int, ...]:
         """Sizes of the position atoms."""
-        return tuple(a.size for a in self.atoms("P"))
+        return tuple([a.size for dim in self.dims for a in dim if a.role == "P"])
 
     def own_source(self) -> Source:
         """The source its grid lives on; a value that is no expression becomes a (Gaussian) source of its own."""
