@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,7 +27,7 @@ def seeded(rows: Sequence, verbose: bool) -> None:
     total = [0] * 6
     findings = []
     for mutation in MUTATIONS:
-        mine = [r for r in rows if r.mutation == mutation.name and not r.problem]
+        mine = [r for r in rows if r.mutation == mutation.name and r.layers and not r.problem]
         harmful = [r for r in mine if r.harmful]
         found = [r for r in harmful if r.detected]
         right = [r for r in found if r.right(mutation)]
@@ -50,9 +51,7 @@ def seeded(rows: Sequence, verbose: bool) -> None:
     if total[1] and total[2]:
         print(f"\nrecall on harmful mutants {total[2] / total[1]:.4f}; first finding right {total[3] / total[2]:.4f}")
         print(f"findings for each harmful mutant: median {statistics.median(findings):g}, most {max(findings)}")
-    for problem in sorted(
-        {f"{r.model}: {r.mutation}: {r.problem}" for r in rows if r.problem not in ("", "not applicable")}
-    ):
+    for problem in sorted({f"{r.model}: {r.mutation}: {r.problem}" for r in rows if r.problem}):
         print(f"not judged: {problem}")
 
 
@@ -65,7 +64,8 @@ def main() -> None:
     parser.add_argument("--verbose", action="store_true", help="list what is missed, misplaced and false")
     parser.add_argument("--silence", action="store_true", help="check good models, unmutated")
     parser.add_argument("--most", type=int, default=0, help="with --silence: at most so many models")
-    parser.add_argument("--again", default="", help="with --silence: loud, failed, or a part of a name to check anew")
+    parser.add_argument("--again", default="", help="verdicts to make anew: see ``run`` and ``sweep``")
+    parser.add_argument("--jobs", type=int, default=1, help="processes")
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.cache is not None:
@@ -79,7 +79,9 @@ def main() -> None:
         return
     from live_mutants import run
 
-    seeded(list(run(options.cache, 10 if options.quick else 1, options.only)), options.verbose)
+    with tempfile.TemporaryDirectory() as folder:
+        cache = options.cache or Path(folder)
+        seeded(run(cache, 10 if options.quick else 1, options.only, options.again, options.jobs), options.verbose)
 
 
 if __name__ == "__main__":

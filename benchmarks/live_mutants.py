@@ -1,39 +1,52 @@
-"""Live mutants: mistakes injected into good models (own nets, timm, torchvision, transformers), found or missed."""
+"""Live mutants: mistakes injected into good models (own nets, timm, torchvision, transformers), found or missed.
+
+What each mistake does (measured, slow) and what initcheck says of it (fast, another with each version of the code) are
+kept apart: ``effects.jsonl`` and ``verdicts.jsonl`` in the cache folder.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import copy
 import io
-import json
+import multiprocessing
 import random
 import warnings
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import record
 import torch
 import zoo
 from harm import Harm, signal_harm, unit_harm
 from mutants import MUTATIONS, Mutation
 from torch import nn
 
-from initcheck.audit import audit
+from initcheck.audit import Audit, audit
 from initcheck.findings import Finding, Location, Severity
 from initcheck.tracing.ladder import TraceError, trace
+from initcheck.tracing.trace import Trace
 
 BATCH = 16
 
 _ZOO = """
-own:mlp-relu-he own:mlp-tanh-xavier own:mlp-selu-lecun own:mlp-residual own:vae own:rnn-LSTM own:rnn-RNN own:gpt
-own:digits own:autoencoder own:dcgan-discriminator own:unet-plain own:superresolution own:seq2seq
-hf:bert hf:gpt2 hf:llama hf:vit hf:t5 tv:resnet18 tv:squeezenet1_1 tv:mobilenet_v3_small tv:shufflenet_v2_x0_5
+own:mlp-relu-he own:mlp-tanh-xavier own:mlp-selu-lecun own:mlp-residual own:siren own:actor-critic own:vae
+own:rnn-LSTM own:rnn-GRU own:rnn-RNN own:rnn-LSTM-4 own:lm-LSTM own:lm-transformer own:gpt own:encoder own:seq2seq
+own:digits own:autoencoder own:siamese own:dcgan-generator own:dcgan-discriminator own:superresolution own:style
+own:unet own:unet-plain
+hf:bert hf:distilbert hf:gpt2 hf:opt hf:llama hf:mixtral hf:vit hf:t5
+tv:alexnet tv:resnet18 tv:squeezenet1_1 tv:mobilenet_v3_small tv:shufflenet_v2_x0_5 tv:swin_t
 """
 _TIMM = """
 resnet vit convnext efficientnet nfnet byobnet mambaout efficientnet_ln vit2
 """
 """timm's small test_* models."""
+
+Key = tuple[str, str, int]
+"""Mutation, model, site."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +61,7 @@ class Row:
     why: str
     found: list[dict[str, Any]] = field(default_factory=list)
     problem: str = ""
+    code: str = ""
 
     @property
     def detected(self) -> bool:
@@ -83,38 +97,96 @@ def good_models() -> list[zoo.Model]:
     return found
 
 
-def run(cache: Path | None, every: int, only: str = "") -> Iterator[Row]:
-    """Every mutant, from the record where it is there already."""
-    warnings.filterwarnings("ignore")
-    path = cache / "mutants.jsonl" if cache is not None else None
-    known = {}
-    for line in path.read_text().splitlines() if path is not None and path.exists() else ():
-        row = Row(**json.loads(line))
-        known[row.mutation, row.model, row.site] = row
+def run(cache: Path, every: int, only: str = "", again: str = "", jobs: int = 1) -> list[Row]:
+    """Every mutant, from the record where it is there already.
+
+    Args:
+        cache: folder of the records.
+        every: 10 for each tenth mutant.
+        only: part of the mutant's name or of the model's.
+        again: verdicts to make anew: ``old`` (of another version of the code) or a part of a name.
+        jobs: processes.
+    """
+    wanted: dict[str, list[Key]] = {}
     count = 0
     for good in good_models():
-        wanted = []
         for mutation in MUTATIONS:
             for site in range(mutation.sites):
                 count += 1
                 if count % every == 0 and only in f"{mutation.name} {good.name}":
-                    wanted.append((mutation, site))
-        missing = [(m, s) for m, s in wanted if (m.name, good.name, s) not in known]
-        if missing:
-            torch.manual_seed(0)
-            with contextlib.redirect_stdout(io.StringIO()):
-                model = good.build().train()
-            args, kwargs = good.inputs(BATCH, "white")
-            base = {(f.code, f.parameter) for f in _audit(model, args, kwargs)[2] if f.severity >= Severity.WARNING}
-            for mutation, site in missing:
-                row = mutant(good.name, model, args, kwargs, mutation, site, base)
-                if row is None:
-                    row = Row(mutation.name, good.name, site, [], False, "", problem="not applicable")
-                known[mutation.name, good.name, site] = row
-                if path is not None:
-                    with path.open("a") as out:
-                        out.write(json.dumps(asdict(row)) + "\n")
-        yield from (known[m.name, good.name, s] for m, s in wanted)
+                    wanted.setdefault(good.name, []).append((mutation.name, good.name, site))
+    effects, verdicts = _read(cache / "effects.jsonl"), _read(cache / "verdicts.jsonl")
+    if again:
+        verdicts = {
+            key: row
+            for key, row in verdicts.items()
+            if (row["code"] == record.code_version() if again == "old" else again not in f"{key[0]} {key[1]}")
+        }
+    missing = {
+        name: [k for k in keys if k not in effects or (k not in verdicts and effects[k]["layers"])]
+        for name, keys in wanted.items()
+    }
+    missing = {name: keys for name, keys in missing.items() if keys}
+    with ProcessPoolExecutor(
+        max_workers=jobs, mp_context=multiprocessing.get_context("spawn"), max_tasks_per_child=1
+    ) as pool:
+        for done in [pool.submit(_mutants, cache, name, keys, effects) for name, keys in missing.items()]:
+            done.result()
+    effects, verdicts = _read(cache / "effects.jsonl"), _read(cache / "verdicts.jsonl")
+    return [
+        Row(*key, **effects[key], **verdicts.get(key, {})) for keys in wanted.values() for key in keys if key in effects
+    ]
+
+
+def _read(path: Path) -> dict[Key, dict[str, Any]]:
+    """The last line for each mutant."""
+    return {(row.pop("mutation"), row.pop("model"), row.pop("site")): row for row in record.rows(path)}
+
+
+def _mutants(cache: Path, name: str, keys: Sequence[Key], effects: dict[Key, dict[str, Any]]) -> None:
+    """Measure and judge mutants of one model; appends to the records."""
+    warnings.filterwarnings("ignore")
+    torch.set_num_threads(1)
+    good = next(m for m in good_models() if m.name == name)
+    model, args, kwargs = _built(good)
+    before = {
+        (f.code, f.parameter) for f in _audit(model, args, kwargs)[1].report.findings if f.severity >= Severity.WARNING
+    }
+    mutations = {m.name: m for m in MUTATIONS}
+    for key in keys:
+        named = dict(zip(("mutation", "model", "site"), key, strict=True))
+        mutation = mutations[key[0]]
+        changed, layers = spoiled(model, name, mutation, key[2])
+        if not layers:
+            record.append(cache / "effects.jsonl", {**named, "layers": [], "harmful": False, "why": "not applicable"})
+            continue
+        problem, found, harm = "", [], None
+        try:
+            traced, audited = _audit(changed, args, kwargs)
+            problem = next((defect.splitlines()[0] for defect in audited.defects), "")
+            found = [
+                _brief(f)
+                for f in audited.report.findings
+                if (f.code, f.parameter) not in before and f.code[:3] != "IC0"
+            ]
+            if key not in effects:
+                harm = _harm(mutation, changed, args, kwargs, layers, traced, audited.signal)
+        except (TraceError, RuntimeError) as error:
+            problem = f"{type(error).__name__}: {error}"[:200]
+        if harm is not None:
+            effect = {"layers": layers, "harmful": harm.harmful, "why": harm.why}
+            record.append(cache / "effects.jsonl", {**named, **effect})
+        elif key not in effects:
+            record.append(cache / "effects.jsonl", {**named, "layers": layers, "harmful": False, "why": "not measured"})
+        verdict = {"found": found, "problem": problem, "code": record.code_version()}
+        record.append(cache / "verdicts.jsonl", {**named, **verdict})
+
+
+def _built(good: zoo.Model) -> tuple[nn.Module, Any, Any]:
+    torch.manual_seed(0)
+    with contextlib.redirect_stdout(io.StringIO()):
+        model = good.build().train()
+    return model, *good.inputs(BATCH, "white")
 
 
 def spoiled(model: nn.Module, name: str, mutation: Mutation, site: int) -> tuple[nn.Module, list[str]]:
@@ -126,32 +198,25 @@ def spoiled(model: nn.Module, name: str, mutation: Mutation, site: int) -> tuple
     return changed, layers
 
 
-def mutant(
-    name: str, model: nn.Module, args: Any, kwargs: Any, mutation: Mutation, site: int, base: set[tuple[str, str]]
-) -> Row | None:
-    changed, layers = spoiled(model, name, mutation, site)
-    if not layers:
-        return None
-    try:
-        traced, signal, findings = _audit(changed, args, kwargs)
-        if mutation.effect == "copies":
-            harm = Harm(True, "equal by construction")
-        elif mutation.effect == "units":
-            harm = unit_harm(changed, args, kwargs, layers)
-        else:
-            harm = signal_harm(changed, args, kwargs, traced, signal)
-    except (TraceError, RuntimeError) as error:
-        return Row(mutation.name, name, site, layers, False, "", problem=f"{type(error).__name__}: {error}"[:200])
-    found = [
-        {"code": f.code, "severity": f.severity.name.lower(), "parameter": f.parameter, "message": f.message[:200]}
-        for f in findings
-        if (f.code, f.parameter) not in base and not f.code.startswith("IC0")
-    ]
-    return Row(mutation.name, name, site, layers, harm.harmful, harm.why, found)
+def _harm(
+    mutation: Mutation, model: nn.Module, args: Any, kwargs: Any, layers: Sequence[str], traced: Any, signal: Any
+) -> Harm:
+    if mutation.effect == "copies":
+        return Harm(True, "equal by construction")
+    if mutation.effect == "units":
+        return unit_harm(model, args, kwargs, layers)
+    return signal_harm(model, args, kwargs, traced, signal)
 
 
-def _audit(model: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any, list[Finding]]:
+def _brief(finding: Finding) -> dict[str, Any]:
+    return {
+        "code": finding.code,
+        "severity": finding.severity.name.lower(),
+        "parameter": finding.parameter,
+        "message": finding.message[:200],
+    }
+
+
+def _audit(model: nn.Module, args: Any, kwargs: Any) -> tuple[Trace, Audit]:
     traced = trace(model, args, kwargs)
-    audited = audit(traced, Location("<live>", 1))
-    assert not audited.defects, audited.defects
-    return traced, audited.signal, list(audited.report.findings)
+    return traced, audit(traced, Location("<live>", 1))

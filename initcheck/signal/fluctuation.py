@@ -200,6 +200,7 @@ def _excess(numbers: np.ndarray, value: Value) -> tuple[float, float]:
     second = float(weights @ square)
     if len(square) != len(weights) or not (second > 0 and math.isfinite(second)):
         return 2.0, 1.0
+    square /= second  # before it is squared again: a large signal's fourth power overflows
     fourth = float(weights @ (square * square))
-    power = float(weights @ ((z * z - 1) * square)) / (2 * second)
-    return max(fourth / second**2 - 1.0, 0.0), min(max(power, 0.0), 2.0)
+    power = float(weights @ ((z * z - 1) * square)) / 2
+    return max(fourth - 1.0, 0.0), min(max(power, 0.0), 2.0)

@@ -1,0 +1,38 @@
+"""Records on disk, one line of JSON each, that several processes may append to; and which code made them."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+
+def append(path: Path, row: dict[str, Any]) -> None:
+    """One line, in one write: the lines of two processes do not mix."""
+    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        os.write(handle, (json.dumps(row) + "\n").encode())
+    finally:
+        os.close(handle)
+
+
+def rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a record; none where there is no such file."""
+    if path.exists():
+        for line in path.read_text().splitlines():
+            yield json.loads(line)
+
+
+@functools.cache
+def code_version() -> str:
+    """Fingerprint of initcheck's own source: tells verdicts of this code from those of another."""
+    import initcheck
+
+    digest = hashlib.sha256()
+    for path in sorted(Path(initcheck.__file__).parent.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
