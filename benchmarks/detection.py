@@ -16,21 +16,21 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+from mutant_rows import Row
 
 
-def seeded(rows: Sequence, verbose: bool) -> None:
-    from mutants import MUTATIONS
-
+def seeded(rows: Sequence[Row], mutations: Sequence[Any], verbose: bool) -> None:
     print(f"{'mistake':42}{'mutants':>8}{'harmful':>8}{'found':>7}{'right':>7}{'harmless':>9}{'false errors':>13}")
     total = [0] * 6
     findings = []
-    for mutation in MUTATIONS:
-        mine = [r for r in rows if r.mutation == mutation.name and r.layers and not r.problem]
+    for mutation in mutations:
+        mine = [r for r in rows if r.mutation == mutation.name and r.applicable and not r.problem]
         harmful = [r for r in mine if r.harmful]
         found = [r for r in harmful if r.detected]
-        right = [r for r in found if r.right(mutation)]
+        right = [r for r in found if r.right(mutation.codes)]
         harmless = [r for r in mine if not r.harmful]
         false = [r for r in harmless if r.errors]
         counts = [len(x) for x in (mine, harmful, found, right, harmless, false)]
@@ -40,13 +40,14 @@ def seeded(rows: Sequence, verbose: bool) -> None:
         if verbose:
             for title, wrong in (
                 ("missed", [r for r in harmful if not r.detected]),
-                ("elsewhere", [r for r in found if not r.right(mutation)]),
+                ("elsewhere", [r for r in found if not r.right(mutation.codes)]),
                 ("false error", false),
             ):
                 for r in wrong:
                     first = r.first
-                    named = f"{first['code']} {first['parameter']}" if first else "nothing"
-                    print(f"    {title}: {r.model} {r.layers[:2]}: {r.why}; {named} {first.get('message', '')[:90]}")
+                    named = f"{first['code']} {first['parameter']}:{first.get('line', '')}" if first else "nothing"
+                    place = f"{r.model} {r.layers[:2] or r.lines[:3]} site {r.site}"
+                    print(f"    {title}: {place}: {r.why}; {named} {first.get('message', '')[:90]}")
     print(f"{'all':42}{total[0]:8}{total[1]:8}{total[2]:7}{total[3]:7}{total[4]:9}{total[5]:13}")
     if total[1] and total[2]:
         print(f"\nrecall on harmful mutants {total[2] / total[1]:.4f}; first finding right {total[3] / total[2]:.4f}")
@@ -62,6 +63,8 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, help="folder that keeps what was measured and found")
     parser.add_argument("--only", default="", help="only mutants whose name or model contains this")
     parser.add_argument("--verbose", action="store_true", help="list what is missed, misplaced and false")
+    parser.add_argument("--part", choices=("", "live", "source"), default="", help="only these mutants")
+    parser.add_argument("--real", type=Path, help="folder with checkouts of public projects, owner+repo")
     parser.add_argument("--silence", action="store_true", help="check good models, unmutated")
     parser.add_argument("--most", type=int, default=0, help="with --silence: at most so many models")
     parser.add_argument("--again", default="", help="verdicts to make anew: see ``run`` and ``sweep``")
@@ -77,11 +80,28 @@ def main() -> None:
             sys.exit("--silence needs --cache FOLDER")
         silence.report(silence.sweep(options.cache, options.names, options.again, options.most))
         return
-    from live_mutants import run
+    import live_mutants
+    import source_mutants
+    from mutants import MUTATIONS
+    from source_mutations import SOURCE_MUTATIONS
 
     with tempfile.TemporaryDirectory() as folder:
         cache = options.cache or Path(folder)
-        seeded(run(cache, 10 if options.quick else 1, options.only, options.again, options.jobs), options.verbose)
+        given = {
+            "every": 10 if options.quick else 1,
+            "only": options.only,
+            "again": options.again,
+            "jobs": options.jobs,
+        }
+        rows: list[Row] = []
+        mutations: list[Any] = []
+        if options.part in ("", "live"):
+            rows += live_mutants.run(cache, **given)
+            mutations += MUTATIONS
+        if options.part in ("", "source"):
+            rows += source_mutants.run(cache, options.real, **given)
+            mutations += SOURCE_MUTATIONS
+        seeded(rows, mutations, options.verbose)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ import random
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ import record
 import torch
 import zoo
 from harm import Harm, signal_harm, unit_harm
+from mutant_rows import Row
 from mutants import MUTATIONS, Mutation
 from torch import nn
 
@@ -44,43 +44,6 @@ _TIMM = """
 resnet vit convnext efficientnet nfnet byobnet mambaout efficientnet_ln vit2
 """
 """timm's small test_* models."""
-
-Key = tuple[str, str, int]
-"""Mutation, model, site."""
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One mutant: what was spoiled, the measured harm, what was found."""
-
-    mutation: str
-    model: str
-    site: int
-    layers: list[str]
-    harmful: bool
-    why: str
-    found: list[dict[str, Any]] = field(default_factory=list)
-    problem: str = ""
-    code: str = ""
-
-    @property
-    def detected(self) -> bool:
-        return any(f["severity"] != "info" for f in self.found)
-
-    @property
-    def first(self) -> dict[str, Any]:
-        return next((f for level in ("error", "warning") for f in self.found if f["severity"] == level), {})
-
-    @property
-    def errors(self) -> bool:
-        return any(f["severity"] == "error" for f in self.found)
-
-    def right(self, mutation: Mutation) -> bool:
-        """Whether the first finding has the right code and names a spoiled layer."""
-        if not self.first or self.first["code"] not in mutation.codes:
-            return False
-        where = self.first["parameter"]
-        return any(where == name or where.startswith(f"{name}.") for name in self.layers)
 
 
 def good_models() -> list[zoo.Model]:
@@ -107,7 +70,7 @@ def run(cache: Path, every: int, only: str = "", again: str = "", jobs: int = 1)
         again: verdicts to make anew: ``old`` (of another version of the code) or a part of a name.
         jobs: processes.
     """
-    wanted: dict[str, list[Key]] = {}
+    wanted: dict[str, list[record.Key]] = {}
     count = 0
     for good in good_models():
         for mutation in MUTATIONS:
@@ -115,13 +78,8 @@ def run(cache: Path, every: int, only: str = "", again: str = "", jobs: int = 1)
                 count += 1
                 if count % every == 0 and only in f"{mutation.name} {good.name}":
                     wanted.setdefault(good.name, []).append((mutation.name, good.name, site))
-    effects, verdicts = _read(cache / "effects.jsonl"), _read(cache / "verdicts.jsonl")
-    if again:
-        verdicts = {
-            key: row
-            for key, row in verdicts.items()
-            if (row["code"] == record.code_version() if again == "old" else again not in f"{key[0]} {key[1]}")
-        }
+    effects, verdicts = record.keyed(cache / "effects.jsonl"), record.keyed(cache / "verdicts.jsonl")
+    verdicts = {k: v for k, v in verdicts.items() if not record.stale(v["code"], f"{k[0]} {k[1]}", again)}
     missing = {
         name: [k for k in keys if k not in effects or (k not in verdicts and effects[k]["layers"])]
         for name, keys in wanted.items()
@@ -132,18 +90,13 @@ def run(cache: Path, every: int, only: str = "", again: str = "", jobs: int = 1)
     ) as pool:
         for done in [pool.submit(_mutants, cache, name, keys, effects) for name, keys in missing.items()]:
             done.result()
-    effects, verdicts = _read(cache / "effects.jsonl"), _read(cache / "verdicts.jsonl")
+    effects, verdicts = record.keyed(cache / "effects.jsonl"), record.keyed(cache / "verdicts.jsonl")
     return [
         Row(*key, **effects[key], **verdicts.get(key, {})) for keys in wanted.values() for key in keys if key in effects
     ]
 
 
-def _read(path: Path) -> dict[Key, dict[str, Any]]:
-    """The last line for each mutant."""
-    return {(row.pop("mutation"), row.pop("model"), row.pop("site")): row for row in record.rows(path)}
-
-
-def _mutants(cache: Path, name: str, keys: Sequence[Key], effects: dict[Key, dict[str, Any]]) -> None:
+def _mutants(cache: Path, name: str, keys: Sequence[record.Key], effects: dict[record.Key, dict[str, Any]]) -> None:
     """Measure and judge mutants of one model; appends to the records."""
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
@@ -153,12 +106,12 @@ def _mutants(cache: Path, name: str, keys: Sequence[Key], effects: dict[Key, dic
         (f.code, f.parameter) for f in _audit(model, args, kwargs)[1].report.findings if f.severity >= Severity.WARNING
     }
     mutations = {m.name: m for m in MUTATIONS}
+    path = cache / "effects.jsonl"
     for key in keys:
-        named = dict(zip(("mutation", "model", "site"), key, strict=True))
         mutation = mutations[key[0]]
         changed, layers = spoiled(model, name, mutation, key[2])
         if not layers:
-            record.append(cache / "effects.jsonl", {**named, "layers": [], "harmful": False, "why": "not applicable"})
+            record.append_keyed(path, key, {"layers": [], "harmful": False, "why": "not applicable"})
             continue
         problem, found, harm = "", [], None
         try:
@@ -173,13 +126,11 @@ def _mutants(cache: Path, name: str, keys: Sequence[Key], effects: dict[Key, dic
                 harm = _harm(mutation, changed, args, kwargs, layers, traced, audited.signal)
         except (TraceError, RuntimeError) as error:
             problem = f"{type(error).__name__}: {error}"[:200]
-        if harm is not None:
-            effect = {"layers": layers, "harmful": harm.harmful, "why": harm.why}
-            record.append(cache / "effects.jsonl", {**named, **effect})
-        elif key not in effects:
-            record.append(cache / "effects.jsonl", {**named, "layers": layers, "harmful": False, "why": "not measured"})
+        if key not in effects:
+            harm = harm or Harm(False, "not measured")
+            record.append_keyed(path, key, {"layers": layers, "harmful": harm.harmful, "why": harm.why})
         verdict = {"found": found, "problem": problem, "code": record.code_version()}
-        record.append(cache / "verdicts.jsonl", {**named, **verdict})
+        record.append_keyed(cache / "verdicts.jsonl", key, verdict)
 
 
 def _built(good: zoo.Model) -> tuple[nn.Module, Any, Any]:

@@ -27,6 +27,24 @@ def rows(path: Path) -> Iterator[dict[str, Any]]:
             yield json.loads(line)
 
 
+Key = tuple[str, str, int]
+"""Mutation, model, site."""
+
+
+def append_keyed(path: Path, key: Key, row: dict[str, Any]) -> None:
+    append(path, {**dict(zip(("mutation", "model", "site"), key, strict=True)), **row})
+
+
+def keyed(path: Path) -> dict[Key, dict[str, Any]]:
+    """The last line for each mutant."""
+    return {(row.pop("mutation"), row.pop("model"), row.pop("site")): row for row in rows(path)}
+
+
+def stale(code: str, name: str, again: str) -> bool:
+    """Whether a verdict is to be made anew: all ``old`` ones (of another version of the code), or a part of a name."""
+    return bool(again) and (code != code_version() if again == "old" else again in name)
+
+
 @functools.cache
 def code_version() -> str:
     """Fingerprint of initcheck's own source: tells verdicts of this code from those of another."""
