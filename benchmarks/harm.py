@@ -110,6 +110,7 @@ def unit_harm(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], 
             module.p = 0.0
     generator = torch.Generator().manual_seed(0)
     watched = {name: model.get_submodule(name).weight for name in names}
+    transposed = {name for name in names if "Transpose" in type(model.get_submodule(name)).__name__}
     before = {name: value.detach().clone() for name, value in watched.items()}
     parameters = [p for p in model.parameters() if p.is_floating_point()]
     for _ in range(STEPS):
@@ -128,7 +129,8 @@ def unit_harm(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], 
             continue
         if torch.equal(value, before[name]):
             return Harm(True, f"{name} does not move")
-        if value.dim() >= 2 and value.shape[0] > 1 and _alike(value):
+        units = value.transpose(0, 1) if name in transposed else value
+        if units.dim() >= 2 and units.shape[0] > 1 and _alike(units):
             return Harm(True, f"the units of {name} stay alike")
     return Harm(False, "units move apart")
 

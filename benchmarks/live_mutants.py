@@ -30,15 +30,19 @@ from initcheck.findings import Finding, Location, Severity
 from initcheck.tracing.ladder import TraceError, trace
 from initcheck.tracing.trace import Trace
 
-BATCH = 16
+OWN_BATCH, BATCH = 16, 8
+"""Samples: for this repository's nets, and for those of the packages, which are larger."""
+
+SENSIBLE = 1e3
+"""No initialiser draws weights beyond this."""
 
 _ZOO = """
 own:mlp-relu-he own:mlp-tanh-xavier own:mlp-selu-lecun own:mlp-residual own:siren own:actor-critic own:vae
 own:rnn-LSTM own:rnn-GRU own:rnn-RNN own:rnn-LSTM-4 own:lm-LSTM own:lm-transformer own:gpt own:encoder own:seq2seq
 own:digits own:autoencoder own:siamese own:dcgan-generator own:dcgan-discriminator own:superresolution own:style
 own:unet own:unet-plain
-hf:bert hf:distilbert hf:gpt2 hf:opt hf:llama hf:mixtral hf:vit hf:t5
-tv:alexnet tv:resnet18 tv:squeezenet1_1 tv:mobilenet_v3_small tv:shufflenet_v2_x0_5 tv:swin_t
+tv:resnet18 tv:squeezenet1_1 tv:mobilenet_v3_small tv:shufflenet_v2_x0_5
+hf:bert hf:distilbert hf:gpt2 hf:opt hf:llama hf:vit hf:t5
 """
 _TIMM = """
 resnet vit convnext efficientnet nfnet byobnet mambaout efficientnet_ln vit2
@@ -47,11 +51,18 @@ resnet vit convnext efficientnet nfnet byobnet mambaout efficientnet_ln vit2
 
 
 def good_models() -> list[zoo.Model]:
-    found = zoo.models(_ZOO.split())
+    every = zoo.models(_ZOO.split())
+    own = [model for model in every if model.name.startswith("own:")]
+    return [*own, *_timm_models(), *(model for model in every if model not in own)]
+
+
+def _timm_models() -> list[zoo.Model]:
+    found: list[zoo.Model] = []
     try:
         zoo.declare_missing_ops()
         import timm
-    except ImportError:
+    except ImportError as missing:
+        print(f"# timm: left out ({missing})")
         return found
     for name in _TIMM.split():
         size = timm.get_pretrained_cfg(f"test_{name}").input_size[1] if "vit" in name else 64
@@ -137,7 +148,7 @@ def _built(good: zoo.Model) -> tuple[nn.Module, Any, Any]:
     torch.manual_seed(0)
     with contextlib.redirect_stdout(io.StringIO()):
         model = good.build().train()
-    return model, *good.inputs(BATCH, "white")
+    return model, *good.inputs(OWN_BATCH if good.name.startswith("own:") else BATCH, "white")
 
 
 def spoiled(model: nn.Module, name: str, mutation: Mutation, site: int) -> tuple[nn.Module, list[str]]:
@@ -154,6 +165,10 @@ def _harm(
 ) -> Harm:
     if mutation.effect == "copies":
         return Harm(True, "equal by construction")
+    if mutation.effect == "memory":
+        weight = model.get_submodule(layers[0]).weight
+        largest = float(weight.detach().nan_to_num(nan=float("inf")).abs().max())
+        return Harm(largest > SENSIBLE, f"a weight of {largest:.0e} where nobody wrote")
     if mutation.effect == "units":
         return unit_harm(model, args, kwargs, layers)
     return signal_harm(model, args, kwargs, traced, signal)

@@ -26,7 +26,7 @@ class Mutation:
     """One class of mistake.
 
     ``change``: spoils the model, returns the names of the modules spoiled (empty: not applicable). ``codes``: what
-    names it rightly. ``effect``: how its harm is measured (``signal``, ``units`` or ``copies``). ``sites``: how many
+    names it rightly. ``effect``: how its harm is measured (``signal``, ``units``, ``memory`` or ``copies``). ``sites``: how many
     different mutants it makes of one model.
     """
 
@@ -219,6 +219,7 @@ def _clone_blocks(model: nn.Module, draw: random.Random) -> list[str]:
             child for child, block in children[1:]
             if {k: v.shape for k, v in block.state_dict().items()} == {k: v.shape for k, v in first.items()}
             and type(block) is type(children[0][1])
+            and any(not torch.equal(v, first[k]) for k, v in block.state_dict().items() if v.dim() >= 2)
         ]  # fmt: skip
         if twins:
             found.append((name, children[0][0], twins))
@@ -321,7 +322,7 @@ MUTATIONS = (
     Mutation("rand() weights everywhere", (*SCALE, "IC305"), "signal", _all(_one_sided)),
     Mutation("norm layers removed", SCALE, "signal", _norms_removed),
     Mutation("residual scaling dropped", SCALE, "signal", _residual_ends),
-    Mutation("uninitialised memory", ("IC101", *SCALE), "signal", _one(_garbage, inner=False), 2),
+    Mutation("uninitialised memory", ("IC101", *SCALE), "memory", _one(_garbage, inner=False), 2),
     Mutation("biases at -10", (*SCALE, "IC603", "IC705"), "signal", _dead_biases),
     Mutation("recurrent weights x 10", SCALE, "signal", _recurrent_times(10.0)),
     Mutation("embedding x 1e4", SCALE, "signal", _embedding(_times(1e4))),

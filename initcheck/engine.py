@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from initcheck.config import Config
-from initcheck.findings import Finding
-from initcheck.results import FileResult, FixSummary, RunResult
+from initcheck.findings import Evidence, Finding, Location
+from initcheck.results import FileResult, FixSummary, Report, RunResult
 from initcheck.rules import registry
 from initcheck.rules.ic001_unparsable_file import unparsable
 from initcheck.rules.ic004_unused_suppression import unused_suppression
@@ -269,7 +269,27 @@ def _as_heard(result: FileResult, config: Config, reader: _Reader, source: Sourc
         return where is not None and where.suppressions.is_suppressed(line, finding.code)
 
     models = tuple(replace(report, findings=heard(report.findings)) for report in result.models)
-    return replace(result, findings=heard(result.findings), models=models)
+    return replace(result, findings=heard(result.findings), models=_each_line_once(models))
+
+
+def _each_line_once(models: tuple[Report, ...]) -> tuple[Report, ...]:
+    """A line that spoils several models is one finding, in the model that it spoils most, which names the others."""
+    groups: dict[tuple[str, Location], list[Finding]] = {}
+    for report in models:
+        for finding in report.findings:
+            groups.setdefault((finding.code, finding.location), []).append(finding)
+    kept: dict[tuple[str, Location], Finding] = {}
+    for key, several in groups.items():
+        if len({f.model for f in several}) == len(several) > 1:
+            worst = max(several, key=lambda f: f.severity)
+            others = ", ".join(f.model for f in several if f is not worst)
+            kept[key] = replace(worst, evidence=(*worst.evidence, Evidence(f"the same line spoils {others}")))
+
+    def left(finding: Finding) -> Finding | None:
+        one = kept.get((finding.code, finding.location))
+        return finding if one is None else one if one.model == finding.model else None
+
+    return tuple(replace(r, findings=tuple(f for f in map(left, r.findings) if f is not None)) for r in models)
 
 
 def _selected(findings: Iterable[Finding], config: Config) -> list[Finding]:

@@ -30,4 +30,8 @@ def explained_places(context: ModelContext, blamed: Collection[Location], kind: 
         from initcheck.rules.ic603_negative_or_large_bias import cutting_places
 
         found |= cutting_places(context)
+    if blamed and kind == "exploding":
+        from initcheck.rules.ic502_recurrent_gain import places
+
+        found |= places(context)
     return frozenset(found)

@@ -165,7 +165,7 @@ def judge(trace: Trace, signal: Signal) -> Consequence:
     """The verdict on a traced model; nothing where too little of it is known."""
     rows = [row for row in signal.layers if _known(row)]
     if len(rows) < 2:
-        return NOTHING
+        return _blown_exponent(trace, signal)
     head = _head(rows)
     hidden = rows[: rows.index(head)]
     reference = _reference(head)
@@ -174,7 +174,7 @@ def judge(trace: Trace, signal: Signal) -> Consequence:
         return NOTHING  # nothing is known to depend on the input (token ids that are all alike): no net can be judged
     reach = max(step.reach for step in steps)
     share = min((step.share for step in steps), default=1.0)
-    overflow = _overflow(trace, signal.layers)
+    overflow = _overflow(trace, signal)
     if overflow:
         grown = max(s.gradient for s in steps) > 1 / PART
         return Consequence("exploding", Severity.ERROR, reach, True, grown, steps, overflow, share)
@@ -257,12 +257,12 @@ def _steps(hidden: Sequence[LayerRow], reference: float, signal: Signal) -> tupl
         largest = layers[-1].row.sample_std or 0.0
         trunk = layers
     steps = []
-    alive = True  # whether the input still shows in what the layer reads: a zero layer itself then gets a gradient
+    alive = True  # whether the input still shows in what the layer reads: its own weights then get a gradient
     for index, layer in enumerate(trunk):
         std = layer.row.sample_std or 0.0
         before = (trunk[index - 1].row.sample_std or 0.0) if index else layer.entry
         after = trunk[index + 1].gradient if index + 1 < len(trunk) else 1.0
-        resolved = layer.share >= RESOLUTION or (layer.row.weight_std == 0 and alive)
+        resolved = layer.share >= RESOLUTION or alive
         alive = layer.share >= RESOLUTION
         steps.append(
             Step(
@@ -337,12 +337,38 @@ def _exploding(reach: float, rows: Sequence[LayerRow], normalised: bool) -> Seve
     return Severity.INFO if reach > EXPLODING_INFO and not normalised else None
 
 
-def _overflow(trace: Trace, rows: Sequence[LayerRow]) -> str:
-    """The dtype whose largest number a layer's output is predicted to pass."""
+def _overflow(trace: Trace, signal: Signal) -> str:
+    """The dtype whose largest number a layer's output, or an ``exp``, is predicted to pass."""
+    rows = signal.layers
     dtypes = {record.dtype.removeprefix("torch.") for record in trace.parameters.values()}
     floating = [dtype for dtype in LARGEST if dtype in dtypes]
     if not floating:
         return ""
     narrowest = min(floating, key=lambda dtype: LARGEST[dtype])
     largest = max((row.forward_std or 0.0 for row in rows), default=0.0)
-    return narrowest if largest > LARGEST[narrowest] else ""
+    return narrowest if largest > LARGEST[narrowest] or _exponent(trace, signal) > math.log(LARGEST[narrowest]) else ""
+
+
+_DEVIATIONS = 3.0
+"""A value that many standard deviations above the mean occurs in every batch."""
+
+
+def _blown_exponent(trace: Trace, signal: Signal) -> Consequence:
+    """The verdict where all scales behind an ``exp`` are unknown, and with them the gradient in front of it."""
+    dtype = _overflow(trace, signal)
+    rows = [row for row in signal.layers if row.forward_std is not None and row.sample_std is not None]
+    if not dtype or not rows:
+        return NOTHING
+    steps = _steps(rows, 0.0, signal)
+    return Consequence("exploding", Severity.ERROR, max(s.sample_std for s in steps), True, False, steps, dtype)
+
+
+def _exponent(trace: Trace, signal: Signal) -> float:
+    """The largest number that ``exp`` is given: the scale of what it makes of it is beyond any prediction."""
+    found = [0.0]
+    for node in trace.graph.nodes:
+        if node.op == "call_function" and node.meta.get("op") == "exp" and node.all_input_nodes:
+            moments = signal.forward.get(node.all_input_nodes[0])
+            if moments is not None and not math.isnan(moments.std):
+                found.append(moments.mean + _DEVIATIONS * moments.std)
+    return max(found)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from initcheck.findings import Finding, Fix, InitStatement, InsertInit, Location
 from initcheck.rules.base import ModelContext, finding
-from initcheck.rules.source_index import init_writes
+from initcheck.rules.source_index import init_writes, narrowed_types
 
 if TYPE_CHECKING:
     from initcheck.source.file import SourceFile
@@ -47,7 +47,10 @@ def check_model(context: ModelContext) -> Iterator[Finding]:
     for record in context.trace.parameters.values():
         if record.distribution.kind != "uninitialised":
             continue
-        if context.source is not None and _written_elsewhere(context.source, record.attribute):
+        module = context.trace.modules.get(record.module)
+        if context.source is not None and _written_elsewhere(
+            context.source, record.attribute, module.type_name if module is not None else ""
+        ):
             continue  # a method of the file does it, when it is called: torch.empty in __init__ is then good practice
         where, factory = _made(record, context)
         if where in seen:
@@ -64,8 +67,20 @@ def check_model(context: ModelContext) -> Iterator[Finding]:
         )
 
 
-def _written_elsewhere(source: SourceFile, attribute: str) -> bool:
-    return any(write.key.endswith(f".{attribute}") for write in init_writes(source))
+def _written_elsewhere(source: SourceFile, attribute: str, class_name: str) -> bool:
+    """Whether some write of the file may be to this attribute of this class: not one behind another ``isinstance``."""
+    own = source.find_class(class_name.rpartition(".")[2])
+    bases = (
+        {(source.imports.resolve(base) or "").rpartition(".")[2] for base in own.bases} if own is not None else set()
+    )
+    for write in init_writes(source):
+        if not write.key.endswith(f".{attribute}"):
+            continue
+        name, _, rest = write.key.partition(".")
+        kinds = narrowed_types(source, write, name) if rest == attribute else ()
+        if own is None or not kinds or bases & set(kinds):
+            return True
+    return False
 
 
 def _made(record: ParameterRecord, context: ModelContext) -> tuple[Location, str]:

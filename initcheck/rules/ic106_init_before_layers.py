@@ -47,11 +47,12 @@ def _check_class(source: SourceFile, owner: ast.ClassDef) -> Iterator[Finding]:
     places = [index for index, step in enumerate(steps) if step is not None]
     if not places:
         return
-    last = places[-1]
+    general = [index for index in places if not _is_special(constructor.body[index])]
+    last = (general or places)[-1]
     types = steps[last]
     assert types is not None
     late = _layers(source, constructor.body[last + 1 :], types)
-    after = " ".join(ast.unparse(statement) for statement in constructor.body[last + 1 :])
+    after = " ".join(ast.unparse(s) for s in constructor.body[last + 1 :] if not _ties(s))
     late = [name for name in late if not _named_again(name, after, source, owner)]
     if not late:
         return
@@ -69,6 +70,30 @@ def _check_class(source: SourceFile, owner: ast.ClassDef) -> Iterator[Finding]:
         suggestion="move it to the end of __init__",
         fix=_moved(source, constructor, statement),
         late=len(late),
+    )
+
+
+_ANY_PARAMETER = re.compile(r"\.?(?:weight|bias|norm|bn)?s?")
+
+
+def _is_special(statement: ast.stmt) -> bool:
+    """A loop over names that writes only what has a certain name, the output projections say."""
+    if not isinstance(statement, ast.For):
+        return False
+    asked = [
+        n.value
+        for guard in ast.walk(statement)
+        if isinstance(guard, ast.If)
+        for n in ast.walk(guard.test)
+        if isinstance(n, ast.Constant) and isinstance(n.value, str)
+    ]
+    return bool(asked) and not any(_ANY_PARAMETER.fullmatch(text) for text in asked)
+
+
+def _ties(statement: ast.stmt) -> bool:
+    """``self.head.weight = self.embedding.weight``."""
+    return isinstance(statement, ast.Assign) and all(
+        isinstance(side, ast.Attribute) and side.attr == "weight" for side in (*statement.targets, statement.value)
     )
 
 

@@ -1,4 +1,4 @@
-"""IC107: ``if "conv" or "header" in name``: a filter of init code that is always true."""
+"""IC107: ``if "conv" or "header" in name``, ``isinstance(m, A) or B``: a filter of init code that is always true."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from initcheck.source.file import SourceFile
 
 CODE = "IC107"
-_SUSPECT = re.compile(r"""["']\s+or\s+["'\w]""")
+_SUSPECT = re.compile(r"""["']\s+or\s+["'\w]|isinstance\(.*\)\s*or\s+[\w.]+\s*(?::|or\b)""")
 
 
 def check_source(source: SourceFile) -> Iterator[Finding]:
-    """Guards of init code in which a bare string is an operand of ``or``."""
+    """Guards of init code in which a bare string, or a class of layers, is an operand of ``or``."""
     if _SUSPECT.search(source.text) is None:
         return
     for node in ast.walk(source.tree):
@@ -42,6 +42,7 @@ def _check(source: SourceFile, guard: ast.If) -> Iterator[Finding]:
     test = guard.test
     if not (isinstance(test, ast.BoolOp) and isinstance(test.op, ast.Or)):
         return
+    yield from _bare_class(source, guard, test)
     bare = [v for v in test.values if isinstance(v, ast.Constant) and isinstance(v.value, str) and v.value]
     compared = [v for v in test.values if isinstance(v, ast.Compare) and len(v.comparators) == 1]
     if not bare or not compared:
@@ -54,6 +55,31 @@ def _check(source: SourceFile, guard: ast.If) -> Iterator[Finding]:
         source.location(test),
         suggestion=f"if {_mended(test, bare, compare)}:",
     )
+
+
+def _bare_class(source: SourceFile, guard: ast.If, test: ast.BoolOp) -> Iterator[Finding]:
+    """``isinstance(m, nn.Linear) or nn.Conv2d``."""
+    checks = [v for v in test.values if isinstance(v, ast.Call) and ast.unparse(v.func) == "isinstance"]
+    bare = [
+        v
+        for v in test.values
+        if isinstance(v, (ast.Name, ast.Attribute)) and _is_layer_class(source.imports.resolve(v) or "")
+    ]
+    if not checks or not bare or len(checks[0].args) != 2:
+        return
+    variable, first = map(ast.unparse, checks[0].args)
+    kinds = ", ".join([first.strip("()"), *map(ast.unparse, bare)])
+    yield finding(
+        CODE,
+        f"`{text_of(test)}` is always true: the class {ast.unparse(bare[0])} alone is an operand of `or`, "
+        "so this branch takes every layer" + (" and the branches after it take none" if guard.orelse else ""),
+        source.location(test),
+        suggestion=f"if isinstance({variable}, ({kinds})):",
+    )
+
+
+def _is_layer_class(name: str) -> bool:
+    return name.startswith("torch.nn.") and name.rpartition(".")[2][:1].isupper()
 
 
 def _mended(test: ast.BoolOp, bare: list[ast.Constant], compare: ast.Compare) -> str:

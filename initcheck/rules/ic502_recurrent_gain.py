@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from initcheck.findings import Finding, Fix, Location, RewriteCall, Severity
 from initcheck.rules.base import ModelContext, finding
 from initcheck.rules.chains import op_of
-from initcheck.rules.scale import structure_of
-from initcheck.rules.writes import call_location, final_write
+from initcheck.rules.scale import severity_at, structure_of
+from initcheck.rules.writes import call_location, final_write, layer_location
 
 if TYPE_CHECKING:
     from initcheck.init.structure import WeightUse
@@ -30,22 +30,35 @@ _GROWTH_WARNING = 1e3
 _GROWTH_ERROR = 1e15
 
 
+_Case = tuple["WeightUse", tuple[Severity, float, str]]
+
+
 def check_model(context: ModelContext) -> Iterator[Finding]:
-    """One finding for each hidden-to-hidden matrix that the user's code draws."""
-    groups: dict[Location, list[tuple[WeightUse, tuple[Severity, float, str]]]] = defaultdict(list)
+    """One finding for each line that draws hidden-to-hidden matrices, torch's default aside."""
+    for where, cases in _cases(context).items():
+        use, (severity, radius, effect) = max(cases, key=lambda case: case[1][1])
+        yield _finding(context, where, use, len(cases), severity_at(context, where, severity), radius, effect)
+
+
+def places(context: ModelContext) -> set[Location]:
+    """See ``attribution``: where an exploding gradient has its cause."""
+    return set(_cases(context))
+
+
+def _cases(context: ModelContext) -> dict[Location, list[_Case]]:
+    groups: dict[Location, list[_Case]] = defaultdict(list)
     for use in structure_of(context).uses:
         record = use.record
         if not record.attribute.startswith("weight_hh") or len(record.shape) != 2 or not record.distribution.known:
             continue
         write = final_write(record)
-        if write is None:
-            continue
+        if write is None and record.writes:
+            continue  # torch's default stands
         found = _judge(use, _steps(use))
         if found is not None:
-            groups[call_location(write, context)].append((use, found))
-    for where, cases in groups.items():
-        use, found = max(cases, key=lambda case: case[1][1])
-        yield _finding(context, where, use, len(cases), *found)
+            where = call_location(write, context) if write is not None else layer_location(record, context)
+            groups[where].append((use, found))
+    return groups
 
 
 def _radius(use: WeightUse) -> float:

@@ -406,7 +406,8 @@ def _span(verdict: Consequence, *, backward: bool) -> str:
     if (other > one) if falls else (other < one):  # what lies between the ends is what counts
         return _extreme(steps, falls=falls, backward=backward)
     subject = "its std" if backward else "the std that depends on the input"
-    overflow = f" (more than {verdict.overflow} can hold)" if verdict.overflow and not backward else ""
+    too_much = "more" if other > 1e3 else "exp() of it is more"
+    overflow = f" ({too_much} than {verdict.overflow} can hold)" if verdict.overflow and not backward else ""
     shown = f"{other:.2g}" if backward else shown_std(last)
     return (
         f"{subject} {moves} from {one:.2g} ({first.row.name}) to {shown} ({last.row.name}) over "

@@ -227,6 +227,17 @@ class _Run:
                 continue
             if any(node in every for node in nodes):
                 yield record
+        yield from self._shut_norms()
+
+    def _shut_norms(self) -> Iterator[ParameterRecord]:
+        """Weights of norm layers that are zero with their bias, in front of a ReLU: its slope at zero is zero."""
+        for node in self.trace.graph.nodes:
+            if _op(node) not in _NORMS or self.backward.get(node) is not ZERO:
+                continue
+            records = [r for r in map(self._parameter, [*node.args[1:], *node.kwargs.values()]) if r is not None]
+            behind = [user for user in node.users if _op(user) in _DEAD_AT_ZERO]
+            if records and all(_is_zero(r) and r.requires_grad for r in records) and len(behind) == len(node.users):
+                yield records[0]
 
     def _behind_output(self, *, cut: bool) -> set[torch.fx.Node]:
         """The nodes that the output depends on; ``cut``: not counting ways through a product with a frozen zero."""
@@ -442,6 +453,7 @@ class _Run:
 
     def _equal(self) -> Iterator[tuple[torch.fx.Node, _Weight]]:
         """Layers whose units all have the same trainable weights."""
+        seen: set[str] = set()  # a layer may be used more than once
         for node in self.trace.graph.nodes:
             op = _op(node)
             if op == "linear" or op in _CONVOLUTIONS or op in _MATMULS:
@@ -451,7 +463,9 @@ class _Run:
                     and weight.rows is not GENERIC
                     and weight.units > 1
                     and weight.record.requires_grad
+                    and weight.record.name not in seen
                 ):
+                    seen.add(weight.record.name)
                     yield node, weight
 
     def _layers(self) -> Iterator[Symmetric]:

@@ -138,6 +138,19 @@ FOUND = {
         """,
         [("IC107", 2)],
     ),
+    "IC107 a bare class": (
+        """
+        for m in net.modules():
+            if isinstance(m, nn.Linear) or nn.Conv2d:
+                nn.init.xavier_uniform_(m.weight)
+            elif isinstance(m, nn.Embedding):
+                nn.init.normal_(m.weight, std=0.02)
+        """,
+        [("IC107", 2)],
+    ),
+    "IC113 a clone": ("nn.init.normal_(self.fc.weight.data.clone(), std=0.02)", [("IC113", 1)]),
+    "IC113 a tensor method on another dtype": ("m.weight.double().normal_(0, 0.02)", [("IC113", 1)]),
+    "IC113 an index that is a list": ("nn.init.zeros_(self.fc.weight[[0, 2]])", [("IC113", 1)]),
     "IC103 copy and paste": (
         """
         class Net(nn.Module):
@@ -287,6 +300,26 @@ FOUND |= {
         """,
         [("IC106", 4)],
     ),
+    "IC106 a later loop that takes few layers, and tied weights": (
+        """
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.apply(self._init)
+                self.wte = nn.Embedding(9, 4)
+                self.c_proj = nn.Linear(4, 4)
+                self.head = nn.Linear(4, 9)
+                self.wte.weight = self.head.weight
+                for name, p in self.named_parameters():
+                    if name.endswith("c_proj.weight"):
+                        nn.init.normal_(p, std=0.01)
+
+            def _init(self, m):
+                if isinstance(m, (nn.Linear, nn.Embedding)):
+                    nn.init.normal_(m.weight, std=0.02)
+        """,
+        [("IC106", 4)],
+    ),
     "IC106 a return in the loop": (
         """
         def init(net):
@@ -383,6 +416,13 @@ QUIET = {
         net = MyConv(1, 1, 1)
         net.apply(weights_init)
         """,
+    "a view of the weight, a copy that is kept": """
+        nn.init.normal_(self.fc.weight.data[:2], std=0.02)
+        nn.init.normal_(self.fc.weight.detach().t(), std=0.02)
+        nn.init.normal_(self.fc.weight.float(), std=0.02)
+        start = nn.init.normal_(self.fc.weight.clone(), std=0.02)
+        """,
+    "two isinstance": "if isinstance(m, nn.Linear) or isinstance(m, nn.Conv2d):\n    nn.init.zeros_(m.bias)",
     "a default value by or": "name = name or 'conv'\nif name or flag:\n    nn.init.zeros_(w)",
     "two strings compared": "if 'a' in name or 'b' in name:\n    nn.init.zeros_(w)",
     "the same target in two branches": """

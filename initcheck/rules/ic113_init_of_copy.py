@@ -1,0 +1,72 @@
+"""IC113: an init call on a copy of a tensor, which nobody keeps: the tensor itself is not written."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from initcheck.findings import Finding, Fix, Substitute
+from initcheck.rules.base import finding
+from initcheck.rules.source_index import init_writes, text_of
+
+if TYPE_CHECKING:
+    from initcheck.source.file import SourceFile
+
+CODE = "IC113"
+
+_HINT = re.compile(r"\.(?:clone|double|half|bfloat16|repeat|tile)\(|\b(?:deepcopy|clone|tensor)\(|\[\[")
+_METHODS = frozenset({"clone", "double", "half", "bfloat16", "repeat", "tile"})
+"""Methods that give memory of their own (``float``, ``to``, ``cpu``, ``contiguous`` may give the tensor itself)."""
+
+_FUNCTIONS = frozenset({"copy.deepcopy", "copy.copy", "torch.clone", "torch.tensor"})
+
+
+def check_source(source: SourceFile) -> Iterator[Finding]:
+    """Init calls that are statements of their own and whose target is made by something that copies."""
+    if _HINT.search(source.text) is None:
+        return
+    writes = {write.node: write for write in init_writes(source)}
+    if not writes:
+        return
+    for statement in ast.walk(source.tree):
+        if not isinstance(statement, ast.Expr) or not isinstance(statement.value, ast.Call):
+            continue
+        write = writes.get(statement.value)
+        copied = _copied(source, write.target) if write is not None else None
+        if write is None or copied is None:
+            continue
+        original, how = copied
+        text = ast.unparse(original)
+        yield finding(
+            CODE,
+            f"`{write.function}` writes to `{text_of(write.target)}`, a copy of `{text}` made by {how} and dropped at "
+            f"once: `{text}` keeps what it had",
+            source.location(write.node),
+            parameter=text.removeprefix("self."),
+            suggestion=f"write to {text} itself",
+            fix=Fix("write to the tensor itself", (Substitute(source.location(write.target), text),)),
+        )
+
+
+def _copied(source: SourceFile, target: ast.expr) -> tuple[ast.expr, str] | None:
+    """(the tensor, what copies it) of ``x.weight.clone()``, ``copy.deepcopy(x.weight)`` and ``x.weight[[0, 2]]``."""
+    found = None
+    while True:
+        if isinstance(target, ast.Subscript) and isinstance(target.slice, ast.List):
+            found, target = "an index that is a list", target.value
+        elif isinstance(target, ast.Call) and source.imports.resolve(target.func) in _FUNCTIONS and target.args:
+            found, target = f"{ast.unparse(target.func)}()", target.args[0]
+        elif isinstance(target, ast.Call) and isinstance(target.func, ast.Attribute):
+            if target.func.attr in _METHODS:
+                found = f"{target.func.attr}()"
+            elif target.func.attr != "detach":
+                return None
+            target = target.func.value
+        elif isinstance(target, ast.Attribute) and target.attr == "data":
+            target = target.value
+        else:
+            break
+    is_tensor = isinstance(target, ast.Attribute) or (isinstance(target, ast.Name) and found is not None)
+    return (target, found) if found is not None and is_tensor else None
