@@ -26,8 +26,8 @@ class Mutation:
     """One class of mistake.
 
     ``change``: spoils the model, returns the names of the modules spoiled (empty: not applicable). ``codes``: what
-    names it rightly. ``effect``: how its harm is measured (``signal``, ``units``, ``memory`` or ``copies``). ``sites``: how many
-    different mutants it makes of one model.
+    names it rightly. ``effect``: how its harm is measured (``signal``, ``units``, ``memory`` or ``copies``).
+    ``sites``: how many different mutants it makes of one model.
     """
 
     name: str

@@ -101,7 +101,6 @@ def effect(kind: str, job: dict[str, Any], path: str) -> Harm:
     """Harm of one mutant."""
     good, args, kwargs = built(job, job["good"])
     before = weights(good, args, kwargs)
-    torch.Tensor.__hash__  # noqa: B018
     try:
         if kind == "loaded":
             return _loaded(job, path)
@@ -150,9 +149,16 @@ def _norms(job: dict[str, Any], path: str) -> Harm:
     def scales(file: str) -> dict[str, float]:
         model, args, kwargs = built(job, file)
         seen: dict[str, float] = {}
+
+        def watch(name: str) -> Any:
+            def hook(_: nn.Module, __: Any, out: torch.Tensor) -> None:
+                seen.setdefault(name, float(out.std()))
+
+            return hook
+
         for name, module in model.named_modules():
             if "Norm" in type(module).__name__:
-                module.register_forward_hook(lambda _, __, out, name=name: seen.setdefault(name, float(out.std())))
+                module.register_forward_hook(watch(name))
         model(*args, **kwargs)
         return seen
 

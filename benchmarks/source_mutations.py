@@ -455,7 +455,7 @@ _GUARD = ("IC105", "IC107")
 SOURCE_MUTATIONS = (
     SourceMutation("typo in a name filter", _GUARD, "arrival", _typo, 2),
     SourceMutation("== in place of endswith", ("IC105",), "arrival", _equals, 2),
-    SourceMutation("depth scaling of another projection", ("IC403",), "arrival", _other_projection),
+    SourceMutation("depth scaling of another projection", ("IC403", "IC105"), "arrival", _other_projection),
     SourceMutation("init before the layers", ("IC106",), "arrival", _before_all, 2),
     SourceMutation("return in the init loop", ("IC106",), "arrival", _return_inside, 2),
     SourceMutation("write behind weight_norm", ("IC104",), "arrival", _reparametrised("torch.nn.utils.weight_norm"), 2),

@@ -32,6 +32,7 @@ from initcheck.measuring.run import measure_suggested
 from initcheck.progress import progress_bar
 from initcheck.results import Measurement, Report
 from initcheck.rules.ic002_model_not_analysed import model_not_analysed
+from initcheck.rules.ic803_init_raises import raised
 from initcheck.source.file import SourceFile
 from initcheck.targets import LibraryTarget
 from initcheck.tracing.build import BuildError, Built, build
@@ -76,7 +77,17 @@ def analyse(job: FileJob, emit: Emit) -> None:
                     job.path, candidate.name, error.reason, hint=error.hint, location=candidate.location
                 ),
             )
+            named = raised(source, candidate.name, _first_cause(error)) if source is not None else None
+            if named is not None:
+                emit("finding", named)
             emit("debug", traceback.format_exc())
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    """What started a chain of exceptions."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def found(job: FileJob, emit: Emit) -> Iterator[tuple[Candidate, SourceFile | None]]:

@@ -240,11 +240,24 @@ def _check_source(
     result = FileResult(source.path)
     if config.needs_models and source.mentions_modules():
         result = analyse_isolated(FileJob(source.path, source.text, config, measure=measure), tell)
+        result = replace(result, findings=_once_each(result.findings, findings))
     every = [*findings, *result.findings, *(f for report in result.models for f in report.findings)]
     judged = bool(result.models) and not any(f.code == "IC002" for f in result.findings)
     unused = _selected(_unused_suppressions(every, source, judged), config)
     heard = _as_heard(replace(result, findings=(*findings, *result.findings)), config, reader, source)
     return replace(heard, findings=(*heard.findings, *unused), defects=(*defects, *result.defects))
+
+
+def _once_each(found: tuple[Finding, ...], known: Sequence[Finding]) -> tuple[Finding, ...]:
+    """The findings but for init calls that several models trip over (IC803), or that the source rules found as well."""
+    seen = {(f.code, f.location.line) for f in known}
+    kept = []
+    for finding in found:
+        key = (finding.code, finding.location.line)
+        if finding.code != "IC803" or key not in seen:
+            kept.append(finding)
+        seen.add(key)
+    return tuple(kept)
 
 
 def _check_library_model(target: str, config: Config, reader: _Reader, tell: Tell | None) -> FileResult:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from textwrap import dedent
 
 import pytest
 
+import initcheck
 from initcheck.config import Config
 from initcheck.engine import run
 from initcheck.results import RunResult
@@ -172,3 +174,52 @@ def test_torch_stays_out_of_the_parent(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code, *paths], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+_CRASHING = """
+CODE = "IC999"
+
+def check_model(context):
+    raise ZeroDivisionError("oops")
+    yield
+"""
+
+
+def test_a_model_rule_that_crashes_is_a_defect_and_the_other_rules_report(tmp_path: Path) -> None:
+    """Exit code 2, the rule and the model named, the traceback on demand; in the process that runs the models, too."""
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "ic999_crashing.py").write_text(_CRASHING)
+    startup = f"import initcheck.rules\ninitcheck.rules.__path__.append({str(tmp_path / 'more')!r})\n"
+    (tmp_path / "sitecustomize.py").write_text(startup)
+    (tmp_path / "net.py").write_text(
+        dedent(
+            """
+            import torch
+            from torch import nn
+
+            class Net(nn.Module):
+                def __init__(self):
+                    super().__init__()
+                    self.body, self.head = nn.Linear(8, 16), nn.Linear(16, 4)
+                    nn.init.zeros_(self.body.weight)
+                    nn.init.zeros_(self.head.weight)
+
+                def forward(self, x):
+                    return self.head(torch.relu(self.body(x)))
+            """
+        )
+    )
+    package = str(Path(initcheck.__file__).parents[1])
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), package])}
+
+    def initcheck_run(*options: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "initcheck", "net.py", *options]
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+
+    plain, debug = initcheck_run(), initcheck_run("--debug")
+    assert plain.returncode == debug.returncode == 2
+    assert "rule IC999 crashed on model Net: ZeroDivisionError: oops" in plain.stderr
+    assert "Traceback" not in plain.stderr
+    assert "IC701" in plain.stdout
+    assert "Traceback" in debug.stderr
+    assert "ic999_crashing.py" in debug.stderr

@@ -35,3 +35,14 @@ def explained_places(context: ModelContext, blamed: Collection[Location], kind: 
 
         found |= places(context)
     return frozenset(found)
+
+
+_LOSE = ("ic106_init_before_layers", "ic111_init_function_never_called", "ic113_init_of_copy")
+
+
+def init_is_lost(context: ModelContext) -> bool:
+    """Whether a rule that reads the source says that an init of the file does not arrive: torch's default stands."""
+    if context.source is None:
+        return False
+    rules = (importlib.import_module(f"initcheck.rules.{name}") for name in _LOSE)
+    return any(True for rule in rules for _ in rule.check_source(context.source))

@@ -44,23 +44,39 @@ def _check_class(source: SourceFile, owner: ast.ClassDef) -> Iterator[Finding]:
     if constructor is None:
         return
     steps = [_step(source, statement, methods) for statement in constructor.body]
-    places = [index for index, step in enumerate(steps) if step is not None]
-    if not places:
-        return
-    general = [index for index in places if not _is_special(constructor.body[index])]
-    last = (general or places)[-1]
-    types = steps[last]
-    assert types is not None
-    late = _layers(source, constructor.body[last + 1 :], types)
-    after = " ".join(ast.unparse(s) for s in constructor.body[last + 1 :] if not _ties(s))
-    late = [name for name in late if not _named_again(name, after, source, owner)]
-    if not late:
-        return
-    early = _layers(source, constructor.body[:last], types)
+    for index, types in enumerate(steps):
+        if types is None:
+            continue
+        later = [
+            s for s, at in zip(steps[index + 1 :], constructor.body[index + 1 :], strict=True) if not _is_special(at)
+        ]
+        made = _layers(source, methods, constructor.body[index + 1 :], types)
+        after = " ".join(ast.unparse(s) for s in constructor.body[index + 1 :] if not _ties(s))
+        late = [
+            name
+            for name, kinds in made.items()
+            if not any(step == () or (step is not None and kinds <= set(step)) for step in later)
+            and not _named_again(name, after, source, owner)
+        ]
+        if late:
+            yield _finding(source, owner, constructor, index, types, methods, late)
+            return
+
+
+def _finding(
+    source: SourceFile,
+    owner: ast.ClassDef,
+    constructor: ast.FunctionDef,
+    index: int,
+    types: tuple[str, ...],
+    methods: dict[str, ast.FunctionDef],
+    late: list[str],
+) -> Finding:
+    early = _layers(source, methods, constructor.body[:index], types)
     plain = all((source.imports.resolve(base) or "") == "torch.nn.Module" for base in owner.bases)
-    statement = constructor.body[last]
+    statement = constructor.body[index]
     where = source.location(statement.iter if isinstance(statement, ast.For) else statement)
-    yield finding(
+    return finding(
         CODE,
         f"the layers {listed([f'self.{name}' for name in late])} are attached after this ran, so it does not "
         "initialise them",
@@ -148,24 +164,45 @@ def _types(source: SourceFile, around: ast.stmt) -> tuple[str, ...] | None:
             if write.target.attr == "weight" and not kinds:
                 return ()
             types += kinds if write.target.attr == "weight" else []
+        elif isinstance(write.target, ast.Attribute) and isinstance(write.target.value, ast.Attribute):
+            types.append(f".{write.target.value.attr}")  # a part of m: what is called so, and no more
         else:
             return ()
     return tuple(types) or None
 
 
-def _layers(source: SourceFile, statements: Sequence[ast.stmt], types: tuple[str, ...]) -> list[str]:
-    """Attributes that these statements set to something made of layers of the types."""
-    found = []
+def _layers(
+    source: SourceFile, methods: dict[str, ast.FunctionDef], statements: Sequence[ast.stmt], types: tuple[str, ...]
+) -> dict[str, set[str]]:
+    """Attributes that these statements set to something made of layers of the types, and which of them."""
+    found = {}
     for statement in statements:
         if not isinstance(statement, ast.Assign) or len(statement.targets) != 1:
             continue
         target = statement.targets[0]
         if not (isinstance(target, ast.Attribute) and isinstance(target.value, ast.Name) and target.value.id == "self"):
             continue
-        made = [layer_type(source, node) or "" for node in ast.walk(statement.value) if isinstance(node, ast.Call)]
-        if any(_LAYERS.fullmatch(kind) and (not types or kind in types) for kind in made):
-            found.append(target.attr)
+        kinds = {
+            k for k in _made(source, methods, statement.value) if _LAYERS.fullmatch(k) and (not types or k in types)
+        }
+        if kinds:
+            found[target.attr] = kinds
     return found
+
+
+def _made(source: SourceFile, methods: dict[str, ast.FunctionDef], value: ast.expr) -> Iterator[str]:
+    """Types of the layers that an expression makes, in methods of the class that it calls, too."""
+    for node in ast.walk(value):
+        if not isinstance(node, ast.Call):
+            continue
+        kind = layer_type(source, node)
+        if kind is not None:
+            yield kind
+        elif isinstance(node.func, ast.Attribute) and ast.unparse(node.func.value) == "self":
+            method = methods.get(node.func.attr)
+            for inner in ast.walk(method) if method is not None else ():
+                if isinstance(inner, ast.Call):
+                    yield layer_type(source, inner) or ""
 
 
 def _named_again(name: str, after: str, source: SourceFile, owner: ast.ClassDef) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from initcheck.findings import Finding, Severity
+from initcheck.rules.attribution import init_is_lost
 from initcheck.rules.base import ModelContext, finding
 from initcheck.rules.chains import moments_of, op_of
 from initcheck.rules.scale import cause_of, structure_of
@@ -38,6 +39,8 @@ def check_model(context: ModelContext) -> Iterator[Finding]:
         moments = moments_of(use.node, context.signal)
         # what differs between the classes of one sample: v_c, and the sample's own part
         if moments is not None and moments.std >= _LARGE:
+            if final_write(use.record) is None and init_is_lost(context):
+                return
             yield _finding(context, use, classes, moments.std)
             return
 

@@ -104,10 +104,16 @@ def _std_as_mean(source: SourceFile, write: InitWrite) -> Finding | None:
     if write.function not in ("normal_", "trunc_normal_") or write.positional != 1:
         return None
     arguments = write.arguments
-    value = literal(arguments.get("mean"))
-    if set(arguments) != {"mean"} or value is None or not 0 < value <= _SMALL_STD:
+    if set(arguments) != {"mean"}:
         return None
-    message = f"`{text_of(write.node)}` draws with mean {value:g} and std 1: the second argument is the mean"
+    value = literal(arguments["mean"])
+    if value is None:
+        if not _is_scale(source, arguments["mean"]):
+            return None
+    elif not 0 < value <= _SMALL_STD:
+        return None
+    shown = f"{value:g}" if value is not None else text_of(arguments["mean"])
+    message = f"`{text_of(write.node)}` draws with mean {shown} and std 1: the second argument is the mean"
     return _finding(source, write, message, (("mean", "0.0"), ("std", ast.unparse(arguments["mean"]))))
 
 
@@ -138,6 +144,18 @@ def _scaled_slope(source: SourceFile, write: InitWrite) -> Finding | None:
             (("nonlinearity", "'relu'"),),
         )
     return None
+
+
+def _is_scale(source: SourceFile, expression: ast.expr) -> bool:
+    """Whether an expression is a std by its name, or divides by, or takes, a square root."""
+    if isinstance(expression, (ast.Name, ast.Attribute)):
+        return ast.unparse(expression).rpartition(".")[2].lower().endswith("std")
+    return any(
+        _is_sqrt(source, node)
+        or (isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow) and literal(node.right) in (0.5, -0.5))
+        for node in ast.walk(expression)
+        if isinstance(node, ast.expr)
+    )
 
 
 def _is_sqrt(source: SourceFile, expression: ast.expr) -> bool:

@@ -256,3 +256,35 @@ def _lacks_weight(source: SourceFile, node: ast.ClassDef, classes: dict[str, ast
         for item in ast.walk(node)
     )
     return bool(node.bases) and not mentions
+
+
+# -- from a constructor that raised ----------------------------------------------------------------------------------
+
+_USERS_FAULT = (AttributeError, TypeError, ValueError, RuntimeError)
+
+
+def raised(source: SourceFile, model: str, error: BaseException) -> Finding | None:
+    """The finding for a model that could not be built because an init call of this file raised; None: something else.
+
+    Args:
+        source: the checked file.
+        model: the model's name.
+        error: what its constructor raised.
+    """
+    line, trace = 0, error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == source.path:
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    if not line or not isinstance(error, _USERS_FAULT):
+        return None
+    for write in init_writes(source):
+        if write.node.lineno <= line <= (write.node.end_lineno or 0):
+            text = (str(error).strip() or "no message").splitlines()[0][:200]
+            return finding(
+                CODE,
+                f"`{text_of(write.node)}` raises when {model} is built: {type(error).__name__}: {text}",
+                source.location(write.node),
+                model=model,
+            )
+    return None

@@ -151,6 +151,8 @@ class Symmetric:
     zero: bool
     exact: bool
     dead: bool
+    told_apart: bool = False
+    """Whether what reads them has other weights for each, so that the first gradient already does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -474,32 +476,35 @@ class _Run:
             if delta is None:
                 continue  # not on the way to the output
             exact = delta is ZERO or (delta is EQUAL and self._bias(node) is not GENERIC)
-            if exact or self._is_hidden(node):
-                yield Symmetric(weight.record, node, weight.units, weight.rows is ZERO, exact, delta is ZERO)
+            readers = self._readers(node)
+            if exact or readers:
+                apart = not exact and all(reader.columns is GENERIC for reader in readers)
+                yield Symmetric(weight.record, node, weight.units, weight.rows is ZERO, exact, delta is ZERO, apart)
 
-    def _is_hidden(self, node: torch.fx.Node) -> bool:
-        """Whether other weights, and nothing else, read the output, behind an activation or norm.
+    def _readers(self, node: torch.fx.Node) -> list[_Weight]:
+        """The weights that read the output, if nothing else does, and behind an activation or norm; else none.
 
         Not so in a residual branch, a gate or a head, nor for one factor of a product of matrices.
         """
         bent = _ODD | _DEAD_AT_ZERO | _NORMS | {"sigmoid", "softplus"}
         queue = [(user, False) for user in node.users]
         seen: set[tuple[torch.fx.Node, bool]] = set()
-        read = False
+        read: list[_Weight] = []
         while queue:
             user, nonlinear = queue.pop()
             if (user, nonlinear) in seen:
                 continue
             seen.add((user, nonlinear))
             op = _op(user)
-            if (op == "linear" or op in _CONVOLUTIONS or op in _MATMULS) and self._weight(user) is not None:
+            weight = self._weight(user) if op == "linear" or op in _CONVOLUTIONS or op in _MATMULS else None
+            if weight is not None:
                 if not nonlinear:
-                    return False
-                read = True
+                    return []
+                read.append(weight)
             elif op in bent or op in _KEEPS or op in _MAX_POOLS:
                 queue.extend((after, nonlinear or op in bent) for after in user.users)
             else:
-                return False
+                return []
         return read
 
     def _products(self) -> Iterator[DeadProduct]:

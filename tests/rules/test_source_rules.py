@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from initcheck.findings import Severity
 from initcheck.rules import registry
+from initcheck.rules.ic803_init_raises import raised
 from initcheck.source.file import SourceFile
 
 HEAD = "import math\nimport torch\nimport torch.nn as nn\nimport torch.nn.functional as F\nfrom torch.nn import init\n"
@@ -704,3 +706,18 @@ def test_init_functions_are_looked_for_in_the_project(
         (tmp_path / name).write_text(text)
     source = SourceFile.parse(str(tmp_path / "net.py"), HEAD + UNCALLED + script)
     assert [f.code for f in registry.check_source(source)[0]] == expected
+
+
+def test_an_init_call_that_a_constructor_trips_over_is_named() -> None:
+    text = "from torch import nn\n\n\ndef f(layer):\n    nn.init.orthogonal_(layer)\n\n\ndef g():\n    [].nothing\n"
+    source = SourceFile.parse("net.py", text)
+    names: dict[str, Any] = {}
+    exec(compile(text, "net.py", "exec"), names)
+    with pytest.raises(AttributeError) as caught:
+        names["f"](names["nn"].Linear(2, 2))
+    found = raised(source, "Net", caught.value)
+    assert found is not None
+    assert (found.code, found.location.line, found.model) == ("IC803", 5, "Net")
+    with pytest.raises(AttributeError) as caught:
+        names["g"]()
+    assert raised(source, "Net", caught.value) is None
