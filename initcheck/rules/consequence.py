@@ -262,12 +262,13 @@ def _steps(hidden: Sequence[LayerRow], reference: float, signal: Signal) -> tupl
         std = layer.row.sample_std or 0.0
         before = (trunk[index - 1].row.sample_std or 0.0) if index else layer.entry
         after = trunk[index + 1].gradient if index + 1 < len(trunk) else 1.0
-        resolved = layer.share >= RESOLUTION or alive
+        resolved = layer.share >= RESOLUTION or (layer.row.weight_std == 0 and alive)
+        reached = layer.share >= RESOLUTION or alive
         alive = layer.share >= RESOLUTION
         steps.append(
             Step(
                 layer.row,
-                (layer.reach if resolved else 0.0) if reference > 0 else largest,
+                (layer.reach if reached else 0.0) if reference > 0 else largest,
                 std,
                 layer.gradient,
                 std / before if before > 0 and resolved else 1.0,
