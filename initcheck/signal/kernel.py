@@ -164,7 +164,12 @@ class Kernel:
         paired = self.pairs is not None or other.pairs is not None
         if self.profile and other.profile and not paired:
             profile, overlap = _profile_product(self.profile, other.profile)
-            return self._combine(other, lambda a, b: a * b * overlap, profile, operator.mul)
+            # far and sample are those of the many positions, whichever few are large in one factor
+            result = self._combine(other, operator.mul, profile)
+            if result.resolved is not None:  # by position already
+                return result
+            local = None if result.local is None else result.far + (result.local - result.far) * overlap
+            return replace(result, same=result.same * overlap, cross=result.cross * overlap, local=local)
         return self._combine(other, operator.mul, self.profile or other.profile)
 
     def _mixed_profile(self, other: Kernel | float) -> Profile:
@@ -186,9 +191,8 @@ class Kernel:
         other: Kernel | float,
         op: Callable[[float, float], float],
         profile: Profile,
-        by_position: Callable[[float, float], float] | None = None,
     ) -> Kernel:
-        resolved = self._combined_resolved(other, by_position or op)
+        resolved = self._combined_resolved(other, op)
         if not isinstance(other, Kernel):
             other = Kernel.constant(float(other))
         if self.pairs is not None or other.pairs is not None:

@@ -133,6 +133,60 @@ def causal() -> nn.Module:
     return nn.Sequential(nn.Linear(128, 128), *blocks, nn.LayerNorm(128), nn.Linear(128, 128))
 
 
+class ChannelAttention(nn.Module):
+    """Channels attend to channels over all positions, as in XCiT and DaViT."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        q, k, v = self.qkv(self.norm(x)).unflatten(-1, (3, 4, -1)).permute(2, 0, 3, 4, 1)
+        rows = (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(-1)
+        return x + self.out((rows @ v).permute(0, 3, 1, 2).flatten(2))
+
+
+class LinearAttention(nn.Module):
+    """Keys normalised over the positions, as in CoaT: queries meet what all positions have written."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        q, k, v = self.qkv(self.norm(x)).unflatten(-1, (3, 4, -1)).permute(2, 0, 3, 1, 4)
+        written = k.softmax(-2).transpose(-2, -1) @ v
+        return x + self.out((q @ written).transpose(1, 2).flatten(2))
+
+
+class Interpolated(nn.Module):
+    """x + a (f(x) - x): the input cancels part of itself."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.share = nn.Parameter(torch.full((width,), 0.6))
+        self.layer = nn.Linear(width, width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.share * (self.layer(torch.relu(x)) - x)
+
+
+class ClassToken(nn.Module):
+    """A few small tokens in front of large ones, which a head over the mean of the others does not read."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.token = nn.Parameter(torch.randn(1, 5, width) * 0.02)
+        self.embed, self.block = nn.Linear(width, width), encoder()
+        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.cat([self.token.expand(len(x), -1, -1), self.embed(x)], 1)
+        return self.head(self.norm(self.block(x))[:, 5:].mean(1))
+
+
 CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "mlp": (mlp, (64, 512)),
     "plain-cnn": (plain_cnn, (8, 8, 32, 32)),
@@ -145,6 +199,10 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "rnn": (lambda: Recurrent(nn.RNN), (8, 24, 64)),
     "encoder": (encoder, (8, 16, 128)),
     "causal": (causal, (16, 48, 128)),
+    "channel-attention": (lambda: nn.Sequential(*(ChannelAttention(128) for _ in range(3))), (8, 64, 128)),
+    "linear-attention": (lambda: nn.Sequential(*(LinearAttention(128) for _ in range(3))), (8, 64, 128)),
+    "interpolated": (lambda: nn.Sequential(*(Interpolated(256) for _ in range(4)), nn.Linear(256, 64)), (64, 256)),
+    "class-token": (lambda: ClassToken(128), (8, 48, 128)),
 }
 
 

@@ -14,8 +14,16 @@ from initcheck.signal.kernel import Array, Kernel
 from initcheck.signal.mixing import concentration, mix, seen_by_query, to_scores, unmix
 from initcheck.signal.ops.joining import mixture
 from initcheck.signal.ops.linear import Weights, contract, uncontract
+from initcheck.signal.products import (
+    activation_gradients,
+    activation_product,
+    alike,
+    channel_mixture,
+    is_score,
+    over_channels,
+)
 from initcheck.signal.rule import Call, Flow, Result, Rule, Unknown, register, shape_of
-from initcheck.signal.value import MASKED, Atom, Dims, Mixing, Value, settle
+from initcheck.signal.value import MASKED, Atom, Dim, Dims, Mixing, Value, settle
 
 
 @register
@@ -104,7 +112,7 @@ class MatMul(Rule):
             return self._with_weight(a, b, call.shape)
         if is_weight(a):
             return self._weight_first(a, b, call.shape)
-        return product(a, b, self._dims(a, b, call.shape))
+        return product(a, b, self._dims(a, b, call.shape), alike(call.node_of("input"), call.node_of("other")))
 
     def _dims(self, a: Value, b: Value, shape: tuple[int, ...]) -> Dims:
         lead = len(shape) - 2
@@ -141,53 +149,59 @@ class MatMul(Rule):
         yield node_b, Gradient.fresh(settle(to_b, b.dims))
 
 
-def product(a: Value, b: Value, dims: Dims) -> Value:
-    """a @ b of two activations (the last two dims of each)."""
+def product(a: Value, b: Value, dims: Dims, common: float = 0.0) -> Value:
+    """a @ b of two activations (the last two dims of each); ``common``: ``products.alike`` of their nodes."""
     if a.mixing is not None and a.mixing.dim == len(a.dims) - 1:
-        return mix(b, a.mixing, dims)
+        return channel_mixture(a, b, dims) if over_channels(b.dims[-2]) else mix(b, a.mixing, dims)
     if b.mixing is not None and b.mixing.dim == len(b.dims) - 2:
+        if over_channels(a.dims[-1]):
+            return transposed(channel_mixture(transposed(b), transposed(a), (*dims[:-2], dims[-1], dims[-2])))
         return mix(transposed(a), b.mixing, dims)
-    return scores(a, b, dims)
+    return scores(a, b, dims) if is_score(a, b) else activation_product(a, b, dims, common)
 
 
 def product_gradients(g: Kernel, a: Value, b: Value) -> tuple[Kernel, Kernel]:
     """Gradients of both operands of ``product``."""
     rows, columns = a.shape[-2], b.shape[-1]
+    if not is_score(a, b) and not mixes_positions(a, b):
+        return activation_gradients(g, a, b)
     if a.mixing is not None and a.mixing.dim == len(a.dims) - 1:
         m, v = a.mixing, b.second
         own = Kernel(
             columns * g.same * v.same, columns * g.same * v.far, columns * g.far * v.same, columns * g.far * v.far
         )
-        return own, unmix(g, m, rows, m.keys, b.dims)
+        return own, unmix(apart(g, a.dims[-2]), m, rows, m.keys, b.dims)
     if b.mixing is not None and b.mixing.dim == len(b.dims) - 2:
         m, v = b.mixing, a.second
         own = Kernel(rows * g.same * v.same, rows * g.far * v.same, rows * g.same * v.far, rows * g.far * v.far)
-        return unmix(g, m, columns, m.keys, a.dims), own
+        return unmix(apart(g, b.dims[-1]), m, columns, m.keys, a.dims), own
     # two activations: the gradient of one is g times the other, summed over the dim that the other brings
     to_a = summed_product(g, b.second, columns, b.dims[-1], first=True)
     return to_a, summed_product(g, a.second, rows, a.dims[-2], first=False)
 
 
+def mixes_positions(a: Value, b: Value) -> bool:
+    """Whether one of the factors holds softmax rows over positions."""
+    if a.mixing is not None and a.mixing.dim == len(a.dims) - 1:
+        return not over_channels(b.dims[-2])
+    return b.mixing is not None and b.mixing.dim == len(b.dims) - 2 and not over_channels(a.dims[-1])
+
+
+def apart(g: Kernel, rows: Dim) -> Kernel:
+    """The gradient for different rows: independent where the rows are channels."""
+    return Kernel(g.same, 0.0, g.cross, 0.0) if over_channels(rows) else g
+
+
 def scores(a: Value, b: Value, dims: Dims) -> Value:
-    """q k^T and other products of two activations."""
-    inner = a.dims[-1]
-    width = math.prod(x.size for x in inner)
-    roles = {x.role for x in inner}
-    if roles <= {"C"}:
-        k = score_kernel(a, b, width, 1.0)
-        mean = a.mean * b.mean * width
-        covariance = k - (mean**2 / width if mean else 0.0)
-        if mean:
-            covariance = (a.second * b.second - (a.mean * b.mean) ** 2) * width
-            covariance = Kernel(covariance.same, covariance.far, covariance.cross, covariance.sample)
-        return Value(dims, mean, covariance, approximate=a.approximate or b.approximate).settled()
-    # positions summed: both factors vary along them (linear attention, gram matrices)
-    ka, kb = a.second, b.second
-    own = ka.same * kb.same - ka.far * kb.far
-    same = width * own + width**2 * ka.far * kb.far
+    """q k^T."""
+    width = math.prod(x.size for x in a.dims[-1])
+    k = score_kernel(a, b, width, 1.0)
     mean = a.mean * b.mean * width
-    k = Kernel(same, width**2 * ka.far * kb.far, width * ka.cross * kb.cross, width**2 * ka.sample * kb.sample)
-    return Value(dims, mean, k - mean**2, approximate=True).settled()
+    covariance = k - (mean**2 / width if mean else 0.0)
+    if mean:
+        covariance = (a.second * b.second - (a.mean * b.mean) ** 2) * width
+        covariance = Kernel(covariance.same, covariance.far, covariance.cross, covariance.sample)
+    return Value(dims, mean, covariance, approximate=a.approximate or b.approximate).settled()
 
 
 def summed_product(g: Kernel, x: Kernel, n: int, dim: tuple[Atom, ...], first: bool) -> Kernel:

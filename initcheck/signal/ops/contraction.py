@@ -11,6 +11,7 @@ from initcheck.signal.gradient import Gradient, Term
 from initcheck.signal.kernel import Kernel
 from initcheck.signal.ops.attention import is_weight, product, product_gradients
 from initcheck.signal.ops.linear import Weights, contract, uncontract
+from initcheck.signal.products import alike
 from initcheck.signal.rule import Call, Flow, Result, Rule, Unknown, register
 from initcheck.signal.value import Atom, Dim, Value, settle
 
@@ -97,14 +98,15 @@ class Einsum(Rule):
         if order is not None:
             value = call.of(call.node.all_input_nodes[0])
             return value.viewed(tuple(value.dims[d] for d in order))
-        equation, _, (a, b) = self._operands(call)
+        equation, nodes, (a, b) = self._operands(call)
         if is_weight(b) or is_weight(a):
             x, w, letters, other = (a, b, equation.first, equation.second)
             if not is_weight(b):
                 x, w, letters, other = b, a, equation.second, equation.first
             return self._weighted(equation, x, w, letters, other)
         left, right = self._matrices(equation, a, b)
-        return self._arranged(equation, product(left, right, self._matrix_dims(left, right)), a, b)
+        value = product(left, right, self._matrix_dims(left, right), alike(*nodes))
+        return self._arranged(equation, value, a, b)
 
     def _weighted(self, equation: Equation, x: Value, w: Value, letters: str, other: str) -> Value:
         over = tuple(i for i, c in enumerate(letters) if c in equation.summed)
@@ -187,7 +189,8 @@ class AddMatMul(Rule):
             units = b.shape[-1] if len(b.dims) > 1 else 1
             value = contract(a, (len(a.dims) - 1,), Weights(b.mean * alpha, b.variance * alpha**2), units)
         else:
-            value = product(a, b, (*a.dims[:-1], b.dims[-1]))
+            tokens = alike(call.node_of("batch1"), call.node_of("batch2"))
+            value = product(a, b, (*a.dims[:-1], b.dims[-1]), tokens)
             value = Value(value.dims, value.mean * alpha, value.covariance * alpha**2)
         if beta == 0:
             return value

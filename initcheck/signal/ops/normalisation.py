@@ -216,16 +216,29 @@ def channelled(x: Value) -> Value:
     return x.fresh(changed, covariance=settle(Kernel(k.same, 0.0, k.cross, 0.0), changed))
 
 
+_ALIKE = 4.0
+"""Positions whose scale is within this factor of the median's are the many."""
+
+
 def inverse_profile(x: Value) -> Kernel:
-    """1/variance by position, where each position is normalised by its own (a class token is smaller than a patch)."""
+    """1/variance by position, where each position is normalised by its own (a class token is smaller than a patch).
+
+    What different positions share is that of the many: a few tokens, however small, say nothing of the others' pairs.
+    """
     raised = [None if p is None else 1.0 / np.maximum(p, 1e-9) for p in x.covariance.profile]
     level = math.prod(1.0 if p is None else float(p.mean()) for p in raised)
     profile = tuple(None if p is None else p / p.mean() for p in raised)
     if x.covariance.pairs is not None:
         root = 1.0 / np.sqrt(np.maximum(x.covariance.pairs.diagonal(), 1e-9))
         return Kernel.by_pairs(np.multiply.outer(root, root), level, level)
-    far = math.prod(1.0 if p is None else float(np.sqrt(p).mean()) ** 2 for p in raised)
+    far = math.prod(1.0 if p is None else of_the_many(np.sqrt(p)) ** 2 for p in raised)
     return Kernel(level, far, level, far, None, profile)
+
+
+def of_the_many(scale: Array) -> float:
+    """The mean over all positions but those that are unlike most."""
+    middle = float(np.median(scale))
+    return float(scale[(scale <= _ALIKE * middle) & (scale * _ALIKE >= middle)].mean())
 
 
 class PerSample(Normalisation):

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 import torch.fx
 
+from initcheck.signal.combination import combination
 from initcheck.signal.gradient import Gradient, Term
 from initcheck.signal.grid import Spectrum
 from initcheck.signal.kernel import Array, Kernel, Profile
@@ -323,10 +324,20 @@ class Sum(Elementwise):
                 factors[raw] = factors.get(raw, 0.0) + factor
         return factors
 
+    def terms(self, call: Call) -> tuple[dict[torch.fx.Node, float], bool]:
+        """What is summed, with factors, and whether that goes behind the operands (``combination``)."""
+        if "combined" not in call.memo:
+            call.memo["combined"] = combination(self.factors(call), call.values.get)
+        combined = call.memo["combined"]
+        return (self.factors(call), False) if combined is None else (combined, True)
+
     def across_sources(self, call: Call, moving: list[tuple[torch.fx.Node, Value]]) -> Result:
         nodes, values, dims = split_operands(call)
+        factors, behind = self.terms(call)
+        if behind:
+            nodes = tuple(factors)
+            values = tuple(call.of(n) for n in nodes)
         values = tuple(without_pairs(v) if v.constant is not None else v for v in values)
-        factors = self.factors(call)
         mean, covariance = 0.0, None
         for node, value in zip(nodes, values, strict=True):
             factor = factors[node]
@@ -353,7 +364,9 @@ class Sum(Elementwise):
         return result.settled()
 
     def backward_across(self, call: Call, gradient: Gradient, moving: list[tuple[torch.fx.Node, Value]]) -> Flow:
-        factors = self.factors(call)
+        factors, behind = self.terms(call)
+        if behind:
+            moving = [(n, call.of(n)) for n in factors]
         total = gradient.collapsed()
         square = gradient.square_slope(call.out)
         identity = Term(total).identity
