@@ -177,13 +177,14 @@ def unmixed_pairs(g: Kernel, m: Mixing) -> Kernel:
     return Kernel.by_pairs(result, float(cross.trace()) / size, float(others))
 
 
-def to_scores(g: Kernel, v: Value, k: Value, q: Value, m: Mixing) -> tuple[Array | float, Array | float]:
-    """E[dq²] and E[dk²] of one channel for unit scale and one channel of values, by position.
+def to_scores(g: Kernel, v: Value, k: Value, q: Value, m: Mixing) -> tuple[Kernel, Kernel]:
+    """E[dq dq'] and E[dk dk'] of one channel for unit scale and one channel of values.
 
     Through the softmax, ds_k = p_k (dp_k - sum_l p_l dp_l) with dp_k = g . v_k: only what keys have of their own in v
     counts. dq = sum_k ds_k k_k and dk = sum_q ds_k q_q; keys and values that are alike in v are alike in k: with
     k = A x and v = B x of the same C-dimensional tokens, E[(v_k v_l)(k_k k_l)] exceeds the product of the means by the
-    fluctuation 1/C of (x_k x_l)/C, for n keys a part n/C of the whole.
+    fluctuation 1/C of (x_k x_l)/C, for n keys a part n/C of the whole. Queries see the same keys and values: what their
+    gradients share is also that of dq, and adds up in dk as far as the queries themselves are alike.
     """
     queries = q.shape[-2]
     chance = 1.0 / max(q.count("C"), 1)
@@ -211,10 +212,16 @@ def to_scores(g: Kernel, v: Value, k: Value, q: Value, m: Mixing) -> tuple[Array
         to_k = to_k + np.einsum("qk,qr,rk->k", p, queried * mean_values, p)
         centred = np.maximum(values.diagonal() - 2 * of_values + mean_values.diagonal()[:, None], 0.0)
         further = (p * centred).T @ (spread * queried.diagonal())
-        return to_q, np.maximum(to_k, 0.0) + further
+        return Kernel.by_pairs(np.diag(to_q), 0.0, 0.0), Kernel.by_pairs(
+            np.diag(np.maximum(to_k, 0.0) + further), 0.0, 0.0
+        )
     own_v, own_k = (max(x.second.same - x.second.far, 0.0) for x in (v, k))
     whole = max(m.keys, 1)
     counts = np.array([float(whole)]) if m.seen is None else m.seen
     square = float(centred_square(counts, m.logit_variance).mean()) * (1 + m.dropped)
+    to_q = (square + (whole - 1) / whole * chance) * g.same * own_v * own_k
+    alike = m.overlap / m.square if m.square > 0 else 1.0
+    between = to_q * g.far / g.same * alike if g.same > 0 and queries > 1 else 0.0
     to_k = square * g.same * own_v * queries / whole * q.second.same
-    return (square + (whole - 1) / whole * chance) * g.same * own_v * own_k, to_k
+    to_k += m.overlap / whole * queries * (queries - 1) * max(g.far * q.second.far, 0.0) * own_v
+    return Kernel(to_q, between, 0.0, 0.0), Kernel(to_k, 0.0, 0.0, 0.0)

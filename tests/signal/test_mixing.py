@@ -7,8 +7,16 @@ import pytest
 import torch
 
 from initcheck.signal.kernel import Kernel
-from initcheck.signal.mixing import centred_square, mean_weights, mixed_pairs, row_moments, unmix, unmixed_pairs
-from initcheck.signal.value import Atom, Mixing
+from initcheck.signal.mixing import (
+    centred_square,
+    mean_weights,
+    mixed_pairs,
+    row_moments,
+    to_scores,
+    unmix,
+    unmixed_pairs,
+)
+from initcheck.signal.value import Atom, Mixing, Value
 
 
 @pytest.mark.parametrize(("keys", "variance"), [(2, 1.0), (16, 0.25), (64, 1.0), (64, 6.0), (400, 1.0)])
@@ -49,3 +57,33 @@ def test_all_keys_get_the_same_gradient_from_rows_without_preference() -> None:
     back = unmix(Kernel(1.0, 0.0, 0.0, 0.0), rows, 10, 20, ((Atom("P", 20),), (Atom("C", 8),)))
     assert back.same == pytest.approx(10 / 400)
     assert back.far == pytest.approx(10 / 400)
+
+
+def test_queries_with_something_in_common_add_up_in_the_keys() -> None:
+    """Gradients of queries and keys beside autograd; the queries, and what comes back to them, are alike by 0.3."""
+    torch.manual_seed(0)
+    queries, keys, width, heads = 12, 10, 8, 3000
+
+    def drawn(count: int, far: float) -> torch.Tensor:
+        return far**0.5 * torch.randn(heads, 1, width) + (1 - far) ** 0.5 * torch.randn(heads, count, width)
+
+    q, k, v, g = drawn(queries, 0.3), drawn(keys, 0.0), drawn(keys, 0.0), drawn(queries, 0.3)
+    q.requires_grad_(True)
+    k.requires_grad_(True)
+    scale = 0.1
+    torch.nn.functional.scaled_dot_product_attention(q, k, v, scale=scale).backward(g)
+    assert q.grad is not None
+    assert k.grad is not None
+
+    def value(count: int, far: float) -> Value:
+        return Value(((Atom("C", heads),), (Atom("P", count),), (Atom("C", width),)), 0.0, Kernel(1.0, far, 0.0, 0.0))
+
+    logits = width * scale**2
+    square = float(row_moments(np.array([float(keys)]), logits)[0][0])
+    rows = Mixing(square, 1 / keys, keys, -1, logits)
+    to_q, to_k = to_scores(Kernel(1.0, 0.3, 0.0, 0.0), value(keys, 0.0), value(keys, 0.0), value(queries, 0.3), rows)
+    per_channel = width * scale**2
+    assert to_q.same * per_channel == pytest.approx(float(q.grad.square().mean()), rel=0.1)
+    assert to_k.same * per_channel == pytest.approx(float(k.grad.square().mean()), rel=0.1)
+    pairs = (q.grad.sum(1).square().mean() - q.grad.square().sum(1).mean()) / (queries * (queries - 1))
+    assert to_q.far * per_channel == pytest.approx(float(pairs), rel=0.1)

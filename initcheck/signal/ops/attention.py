@@ -271,15 +271,8 @@ class ScaledDotProductAttention(Rule):
         yield call.node_of("value"), Gradient.fresh(settle(unmix(g, m, queries, keys, v.dims) * groups, v.dims))
         by_query, by_key = to_scores(g, v, k, q, m)
         scale = width * call.memo["scale"] ** 2
-        yield call.node_of("query"), Gradient.fresh(settle(white(by_query, scale), q.dims))
-        yield call.node_of("key"), Gradient.fresh(settle(white(by_key, scale * groups), k.dims))
-
-
-def white(by_position: Array | float, factor: float) -> Kernel:
-    """Uncorrelated elements whose second moment may differ by position."""
-    if isinstance(by_position, float):
-        return Kernel(by_position * factor, 0.0, 0.0, 0.0)
-    return Kernel.by_pairs(np.diag(by_position * factor), 0.0, 0.0)
+        yield call.node_of("query"), Gradient.fresh(settle(by_query * scale, q.dims))
+        yield call.node_of("key"), Gradient.fresh(settle(by_key * (scale * groups), k.dims))
 
 
 @register
