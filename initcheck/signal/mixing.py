@@ -219,9 +219,9 @@ def to_scores(g: Kernel, v: Value, k: Value, q: Value, m: Mixing) -> tuple[Kerne
     whole = max(m.keys, 1)
     counts = np.array([float(whole)]) if m.seen is None else m.seen
     square = float(centred_square(counts, m.logit_variance).mean()) * (1 + m.dropped)
-    to_q = (square + (whole - 1) / whole * chance) * g.same * own_v * own_k
-    alike = m.overlap / m.square if m.square > 0 else 1.0
-    between = to_q * g.far / g.same * alike if g.same > 0 and queries > 1 else 0.0
-    to_k = square * g.same * own_v * queries / whole * q.second.same
-    to_k += m.overlap / whole * queries * (queries - 1) * max(g.far * q.second.far, 0.0) * own_v
-    return Kernel(to_q, between, 0.0, 0.0), Kernel(to_k, 0.0, 0.0, 0.0)
+    query = (square + (whole - 1) / whole * chance) * g.same * own_v * own_k
+    shared = m.overlap / m.square if m.square > 0 else 1.0
+    between = query * g.far / g.same * shared if g.same > 0 and queries > 1 else 0.0
+    key = square * g.same * own_v * queries / whole * q.second.same
+    key += m.overlap / whole * queries * (queries - 1) * max(g.far * q.second.far, 0.0) * own_v
+    return Kernel(query, between, 0.0, 0.0), Kernel(key, 0.0, 0.0, 0.0)
