@@ -18,6 +18,7 @@ import contextlib
 import io
 import json
 import math
+import re
 import sys
 import types
 import warnings
@@ -104,6 +105,8 @@ def effect(kind: str, job: dict[str, Any], path: str) -> Harm:
     try:
         if kind == "loaded":
             return _loaded(job, path)
+        if kind == "overwritten":
+            return _overwritten(job, path)
         model, args, kwargs = built(job, path)
     except Exception as error:
         return Harm(True, f"raises {type(error).__name__}: {error}"[:120])
@@ -123,8 +126,6 @@ def effect(kind: str, job: dict[str, Any], path: str) -> Harm:
     if kind == "copies":
         return _copies(before, after)
     changed = differing(before, after)
-    if kind == "overwritten":
-        return Harm(not changed, "nothing of it is left" if not changed else "it is left")
     first = next(iter(changed), "")
     return Harm(bool(changed), f"{len(changed)} weights: {first} {changed[first]}" if changed else "same distributions")
 
@@ -145,6 +146,18 @@ def _loaded(job: dict[str, Any], path: str) -> Harm:
     return Harm(bool(lost), f"{len(lost)} loaded weights are gone")
 
 
+def _overwritten(job: dict[str, Any], path: str) -> Harm:
+    """With a constant in place of what the line draws, to see where it arrives."""
+    text = Path(path).read_text()
+    constant = re.sub(
+        r"torch\.nn\.init\.orthogonal_\((self\.\w+\.weight)\)", rf"torch.nn.init.constant_(\1, {LOADED})", text
+    )
+    marked = Path(path).with_suffix(".marked.py")
+    marked.write_text(constant)
+    left = [n for n, value in built(job, str(marked))[0].named_parameters() if bool((value == LOADED).all())]
+    return Harm(not left, f"left in {left[0]}" if left else "nothing of it is left")
+
+
 def _norms(job: dict[str, Any], path: str) -> Harm:
     def scales(file: str) -> dict[str, float]:
         model, args, kwargs = built(job, file)
@@ -163,7 +176,9 @@ def _norms(job: dict[str, Any], path: str) -> Harm:
         return seen
 
     good, spoiled = scales(job["good"]), scales(path)
-    worst = max((max(good[n] / spoiled[n], spoiled[n] / good[n]) for n in good if n in spoiled), default=1.0)
+    worst = max(
+        (max(good[n] / spoiled[n], spoiled[n] / good[n]) for n in good if good[n] and spoiled.get(n)), default=1.0
+    )
     return Harm(worst > NOTICEABLE, f"a norm layer's output is off by {worst:.2f}")
 
 

@@ -384,14 +384,19 @@ def _statement_of(source: Text, node: ast.AST) -> ast.stmt:
     return max(around, key=lambda s: (s.lineno, s.col_offset))  # type: ignore[attr-defined,return-value]
 
 
+def _module(source: Text) -> str:
+    """How the file can name ``torch.nn.init``."""
+    return "torch.nn.init" if re.search(r"^import torch$", source.text, re.M) else "nn.init"
+
+
 def _rewritten(call: str) -> Callable[[Text], Iterator[str]]:
     """The init of a weight becomes another one; ``{w}`` is the weight."""
 
     def change(source: Text) -> Iterator[str]:
-        for node, _, target, method in _writes(source):
+        for node, _, target, _ in _writes(source):
             if _is_weight(target):
-                weight = source.of(target)
-                yield source.with_((node, call.format(w=weight.removesuffix(".data") if not method else weight)))
+                weight = source.of(target).removesuffix(".data")
+                yield source.with_((node, f"{_module(source)}.{call.format(w=weight)}"))
 
     return change
 
@@ -456,7 +461,7 @@ SOURCE_MUTATIONS = (
     SourceMutation("typo in a name filter", _GUARD, "arrival", _typo, 2),
     SourceMutation("== in place of endswith", ("IC105",), "arrival", _equals, 2),
     SourceMutation("depth scaling of another projection", ("IC403", "IC105"), "arrival", _other_projection),
-    SourceMutation("init before the layers", ("IC106",), "arrival", _before_all, 2),
+    SourceMutation("init before the layers", ("IC106", "IC803"), "arrival", _before_all, 2),
     SourceMutation("return in the init loop", ("IC106",), "arrival", _return_inside, 2),
     SourceMutation("write behind weight_norm", ("IC104",), "arrival", _reparametrised("torch.nn.utils.weight_norm"), 2),
     SourceMutation(
@@ -479,11 +484,11 @@ SOURCE_MUTATIONS = (
     SourceMutation("init of torch.empty forgotten", ("IC101",), "arrival", _write_forgotten, 2),
     SourceMutation("init function never called", ("IC111", "IC101"), "arrival", _never_called),
     SourceMutation("layers copied from one", ("IC109",), "copies", _deep_copies),
-    SourceMutation("weights zero", UNITS, "units", _rewritten("torch.nn.init.zeros_({w})")),
-    SourceMutation("weights constant", UNITS, "units", _rewritten("torch.nn.init.constant_({w}, 0.02)")),
+    SourceMutation("weights zero", (*UNITS, "IC202"), "units", _rewritten("zeros_({w})")),
+    SourceMutation("weights constant", UNITS, "units", _rewritten("constant_({w}, 0.02)")),
     SourceMutation("zeros_ of the weight, not the bias", UNITS, "units", _weight_for_bias),
-    SourceMutation("weights N(0, 1)", SCALE, "signal", _rewritten("torch.nn.init.normal_({w})")),
-    SourceMutation("weights U(0, 1)", ("IC305", *SCALE), "signal", _rewritten("torch.nn.init.uniform_({w})")),
+    SourceMutation("weights N(0, 1)", SCALE, "signal", _rewritten("normal_({w})")),
+    SourceMutation("weights U(0, 1)", ("IC305", *SCALE), "signal", _rewritten("uniform_({w})")),
     SourceMutation("weights U(0, b)", ("IC305", *SCALE), "signal", _one_sided),
     SourceMutation("std x 100", SCALE, "signal", _std_times("100")),
     SourceMutation("std x 1e-4", SCALE, "signal", _std_times("1e-4")),

@@ -11,6 +11,8 @@ import importlib
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
+from initcheck.findings import Severity
+
 if TYPE_CHECKING:
     from initcheck.findings import Location
     from initcheck.rules.base import ModelContext
@@ -18,8 +20,17 @@ if TYPE_CHECKING:
 _EXPLAIN = ("ic301_wrong_fan_axis", "ic302_transposed_conv_fan", "ic303_grouped_fan_out", "ic210_siren_scale")
 
 
-def explained_places(context: ModelContext, blamed: Collection[Location], kind: str) -> frozenset[Location]:
-    """Those of the blamed places that another rule explains; ``kind``: ``vanishing`` or ``exploding``."""
+def explained_places(
+    context: ModelContext, blamed: Collection[Location], default: Collection[Location], kind: str
+) -> frozenset[Location]:
+    """Those of the blamed places that another rule explains.
+
+    Args:
+        context: the model.
+        blamed: places of the lines to blame.
+        default: those of them where torch's default stands.
+        kind: ``vanishing`` or ``exploding``.
+    """
     found: set[Location] = set()
     for name in _EXPLAIN if blamed else ():
         factors = importlib.import_module(f"initcheck.rules.{name}").wrong_factors(context)
@@ -34,15 +45,17 @@ def explained_places(context: ModelContext, blamed: Collection[Location], kind: 
         from initcheck.rules.ic502_recurrent_gain import places
 
         found |= places(context)
+    if default and init_is_lost(context, at_least=Severity.ERROR):
+        found |= set(default)
     return frozenset(found)
 
 
-_LOSE = ("ic106_init_before_layers", "ic111_init_function_never_called", "ic113_init_of_copy")
+_LOSE = ("ic104_init_recomputed", "ic106_init_before_layers", "ic111_init_function_never_called", "ic113_init_of_copy")
 
 
-def init_is_lost(context: ModelContext) -> bool:
+def init_is_lost(context: ModelContext, *, at_least: Severity = Severity.WARNING) -> bool:
     """Whether a rule that reads the source says that an init of the file does not arrive: torch's default stands."""
     if context.source is None:
         return False
     rules = (importlib.import_module(f"initcheck.rules.{name}") for name in _LOSE)
-    return any(True for rule in rules for _ in rule.check_source(context.source))
+    return any(found.severity >= at_least for rule in rules for found in rule.check_source(context.source))

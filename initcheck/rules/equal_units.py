@@ -39,7 +39,8 @@ def equal_unit_findings(context: ModelContext, code: str, *, zero: bool) -> Iter
             where = call_location(write, context) if write is not None else layer_location(layer.record, context)
             groups[where, write is not None].append(layer)
     for (where, is_call), layers in groups.items():
-        severe = any(layer.exact or (symmetry.equal_weights > 1 and not layer.told_apart) for layer in layers)
+        several = symmetry.equal_weights > 1
+        severe = any(layer.exact or (several and not layer.told_apart) for layer in layers)
         yield _finding(context, code, where, is_call, layers, severe)
 
 

@@ -251,12 +251,15 @@ def _is_text(node: ast.expr) -> bool:
 
 
 def _nearest(text: str, names: list[str]) -> str:
-    """The end of a parameter's name, of as many parts as ``text`` has, that ``text`` nearly is."""
-    count = len(text.strip(".").split("."))
-    ends = sorted(
-        {".".join(parts[i : i + count]) for n in names for parts in [n.split(".")] for i in range(len(parts))}
-    )
-    near = difflib.get_close_matches(text.strip("."), ends, n=1, cutoff=_NEAR)
+    """Parts of a parameter's name, as many as ``text`` has (the last may be cut short), that it nearly is.
+
+    ``"wieght_ih"`` is near to ``weight_ih`` of ``weight_ih_l0``.
+    """
+    asked = text.strip(".")
+    count = len(asked.split("."))
+    ends = {".".join(parts[i : i + count]) for n in names for parts in [n.split(".")] for i in range(len(parts))}
+    ends |= {end[: len(asked)] for end in ends if "_" in asked and end[len(asked) : len(asked) + 1] == "_"}
+    near = difflib.get_close_matches(asked, sorted(ends), n=1, cutoff=_NEAR)
     return near[0] if near else ""
 
 

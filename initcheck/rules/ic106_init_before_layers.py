@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from initcheck.findings import Finding, Fix, Severity, Substitute
 from initcheck.rules.base import finding
-from initcheck.rules.source_index import init_writes, layer_type, narrowed_types
+from initcheck.rules.source_index import InitWrite, init_writes, layer_type, narrowed_types
 from initcheck.rules.writes import listed
 
 if TYPE_CHECKING:
@@ -165,10 +165,21 @@ def _types(source: SourceFile, around: ast.stmt) -> tuple[str, ...] | None:
                 return ()
             types += kinds if write.target.attr == "weight" else []
         elif isinstance(write.target, ast.Attribute) and isinstance(write.target.value, ast.Attribute):
-            types.append(f".{write.target.value.attr}")  # a part of m: what is called so, and no more
+            part = write.target.value  # a part of m: what is called so in the classes that m may be, and no more
+            types += [f".{part.attr}", *_own_classes(source, write, ast.unparse(part.value))]
         else:
             return ()
     return tuple(types) or None
+
+
+def _own_classes(source: SourceFile, write: InitWrite, name: str) -> Iterator[str]:
+    """Classes of this file that an ``isinstance(name, ...)`` around a write asks for."""
+    for guard in write.guards:
+        for call in ast.walk(guard.test):
+            if isinstance(call, ast.Call) and ast.unparse(call.func) == "isinstance" and len(call.args) == 2:
+                kind = ast.unparse(call.args[1])
+                if ast.unparse(call.args[0]) == name and source.find_class(kind) is not None:
+                    yield kind
 
 
 def _layers(
@@ -182,9 +193,8 @@ def _layers(
         target = statement.targets[0]
         if not (isinstance(target, ast.Attribute) and isinstance(target.value, ast.Name) and target.value.id == "self"):
             continue
-        kinds = {
-            k for k in _made(source, methods, statement.value) if _LAYERS.fullmatch(k) and (not types or k in types)
-        }
+        made = set(_made(source, methods, statement.value))
+        kinds = made & set(types) if types else {kind for kind in made if _LAYERS.fullmatch(kind)}
         if kinds:
             found[target.attr] = kinds
     return found
@@ -198,11 +208,13 @@ def _made(source: SourceFile, methods: dict[str, ast.FunctionDef], value: ast.ex
         kind = layer_type(source, node)
         if kind is not None:
             yield kind
+        elif isinstance(node.func, ast.Name):
+            yield node.func.id
         elif isinstance(node.func, ast.Attribute) and ast.unparse(node.func.value) == "self":
             method = methods.get(node.func.attr)
             for inner in ast.walk(method) if method is not None else ():
                 if isinstance(inner, ast.Call):
-                    yield layer_type(source, inner) or ""
+                    yield layer_type(source, inner) or ast.unparse(inner.func)
 
 
 def _named_again(name: str, after: str, source: SourceFile, owner: ast.ClassDef) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from initcheck.findings import Finding, Fix, Location, RewriteCall, Severity
+from initcheck.rules.attribution import init_is_lost
 from initcheck.rules.base import ModelContext, finding
 from initcheck.rules.chains import calls, moments_of, op_of, operand
 from initcheck.rules.scale import severity_at, structure_of
@@ -30,8 +31,10 @@ _LEAST = 2
 
 def check_model(context: ModelContext) -> Iterator[Finding]:
     """One finding for each line that draws hidden sine layers at another scale than sqrt(6/n)/omega."""
+    lost = init_is_lost(context)
     for where, cases in _cases(context).items():
-        yield _finding(context, where, cases)
+        if not lost or final_write(cases[0][0].record) is not None:
+            yield _finding(context, where, cases)
 
 
 def wrong_factors(context: ModelContext) -> dict[Location, float]:

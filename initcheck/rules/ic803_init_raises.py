@@ -278,13 +278,26 @@ def raised(source: SourceFile, model: str, error: BaseException) -> Finding | No
         trace = trace.tb_next
     if not line or not isinstance(error, _USERS_FAULT):
         return None
+    place = _init_code(source, line)
+    if place is None:
+        return None
+    text = (str(error).strip() or "no message").splitlines()[0][:200]
+    return finding(
+        CODE,
+        f"`{text_of(place)}` raises when {model} is built: {type(error).__name__}: {text}",
+        source.location(place),
+        model=model,
+    )
+
+
+def _init_code(source: SourceFile, line: int) -> ast.expr | None:
+    """The init call at a line, or what a function of init calls, a constructor aside, evaluates there."""
     for write in init_writes(source):
         if write.node.lineno <= line <= (write.node.end_lineno or 0):
-            text = (str(error).strip() or "no message").splitlines()[0][:200]
-            return finding(
-                CODE,
-                f"`{text_of(write.node)}` raises when {model} is built: {type(error).__name__}: {text}",
-                source.location(write.node),
-                model=model,
-            )
+            return write.node
+        function = write.functions[-1] if write.functions else None
+        if isinstance(function, ast.FunctionDef) and function.name not in ("__init__", "forward"):
+            around = [n for n in ast.walk(function) if isinstance(n, ast.expr) and n.lineno == line]
+            if around:
+                return min(around, key=lambda n: (n.col_offset, -(n.end_col_offset or 0)))
     return None

@@ -108,7 +108,8 @@ def _cause(context: ModelContext) -> Cause:
             ratio = gain_ratio(culprit)
             if ratio is not None and _explains(ratio, culprit, consequence):
                 mismatched[index] = ratio
-    explained = explained_places(context, {c.where: c for c in culprits}, consequence.kind)
+    default = [c.where for c in culprits if c.write is None]
+    explained = explained_places(context, [c.where for c in culprits], default, consequence.kind)
     return Cause(consequence, culprits, {} if explained else mismatched, residual, explained)
 
 

@@ -152,7 +152,7 @@ class Symmetric:
     exact: bool
     dead: bool
     told_apart: bool = False
-    """Whether what reads them has other weights for each, so that the first gradient already does."""
+    """Whether what reads them soon does: it has other weights for each, or ends a branch beside a stream."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -478,10 +478,10 @@ class _Run:
             exact = delta is ZERO or (delta is EQUAL and self._bias(node) is not GENERIC)
             readers = self._readers(node)
             if exact or readers:
-                apart = not exact and all(reader.columns is GENERIC for reader in readers)
+                apart = not exact and all(w.columns is GENERIC or self._joins_stream(n) for n, w in readers)
                 yield Symmetric(weight.record, node, weight.units, weight.rows is ZERO, exact, delta is ZERO, apart)
 
-    def _readers(self, node: torch.fx.Node) -> list[_Weight]:
+    def _readers(self, node: torch.fx.Node) -> list[tuple[torch.fx.Node, _Weight]]:
         """The weights that read the output, if nothing else does, and behind an activation or norm; else none.
 
         Not so in a residual branch, a gate or a head, nor for one factor of a product of matrices.
@@ -489,7 +489,7 @@ class _Run:
         bent = _ODD | _DEAD_AT_ZERO | _NORMS | {"sigmoid", "softplus"}
         queue = [(user, False) for user in node.users]
         seen: set[tuple[torch.fx.Node, bool]] = set()
-        read: list[_Weight] = []
+        read: list[tuple[torch.fx.Node, _Weight]] = []
         while queue:
             user, nonlinear = queue.pop()
             if (user, nonlinear) in seen:
@@ -500,8 +500,8 @@ class _Run:
             if weight is not None:
                 if not nonlinear:
                     return []
-                read.append(weight)
-            elif op in bent or op in _KEEPS or op in _MAX_POOLS:
+                read.append((user, weight))
+            elif op in bent or op in _KEEPS or op in _MAX_POOLS or _is_scaling(user, op):
                 queue.extend((after, nonlinear or op in bent) for after in user.users)
             else:
                 return []
@@ -544,6 +544,11 @@ class _Run:
             if op in _KEEPS or op in _QUOTIENTS or op in _PRODUCTS:
                 queue.extend(user.users)
         return False
+
+
+def _is_scaling(node: torch.fx.Node, op: str) -> bool:
+    """A product with, or a quotient by, a plain number."""
+    return (op in _PRODUCTS or op in _QUOTIENTS) and len(node.all_input_nodes) == 1
 
 
 def _op(node: torch.fx.Node) -> str:
