@@ -13,6 +13,7 @@ from initcheck.signal.propagate import propagate
 from initcheck.signal.result import Signal
 from initcheck.signal.stretches import stretches
 from initcheck.source.file import SourceFile
+from initcheck.tracing.collector import collector_paused
 from initcheck.tracing.trace import Trace
 
 
@@ -33,8 +34,9 @@ def audit(traced: Trace, fallback: Location, source: SourceFile | None = None) -
         fallback: where findings point that have no place of their own.
         source: the file that is being checked, if there is one.
     """
-    signal = propagate(traced)
-    findings, defects = registry.check_model(ModelContext(traced, signal, fallback, source))
+    with collector_paused():
+        signal = propagate(traced)
+        findings, defects = registry.check_model(ModelContext(traced, signal, fallback, source))
     report = Report(
         model=traced.model,
         findings=tuple(sorted(findings, key=lambda f: f.sort_key)),

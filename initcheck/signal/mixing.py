@@ -40,9 +40,18 @@ def row_moments(keys: Array, variance: float) -> tuple[Array, Array, Array]:
     E[sum p^m] = n/(m-1)! int t^{m-1} E[X^m e^{-tX}] E[e^{-tX}]^{n-1} dt. Rows as good as one-hot for a large variance.
     """
     counts, where = np.unique(np.maximum(keys, 1.0), return_inverse=True)
-    if variance < 1e-12 or (len(counts) == 1 and counts[0] == 1.0):
-        return (1.0 / counts)[where], (1.0 / counts**2)[where], (1.0 / counts**2)[where]
-    log_t, (plain, square, cube, fourth) = _laplace(float(f"{min(variance, 60.0):.3g}"))
+    rounded = 0.0 if variance < 1e-12 else float(f"{min(variance, 60.0):.3g}")
+    second, third, squared = _moments_at(counts.tobytes(), rounded)
+    return second[where], third[where], squared[where]
+
+
+@functools.lru_cache(maxsize=256)
+def _moments_at(each: bytes, variance: float) -> tuple[Array, Array, Array]:
+    """``row_moments`` for distinct numbers of keys."""
+    counts = np.frombuffer(each)
+    if variance == 0.0 or (len(counts) == 1 and counts[0] == 1.0):
+        return 1.0 / counts, 1.0 / counts**2, 1.0 / counts**2
+    log_t, (plain, square, cube, fourth) = _laplace(variance)
     t, step = np.exp(log_t), log_t[1] - log_t[0]
     rest = np.power(plain[:, None], counts - 1.0)
     second = counts * ((t * t * square) @ rest) * step
@@ -52,9 +61,9 @@ def row_moments(keys: Array, variance: float) -> tuple[Array, Array, Array]:
     squared = squared + counts * (counts - 1) * ((t**4 * square**2 / 6.0) @ others) * step
     low = 1.0 / counts
     return (
-        np.clip(second, low, 1.0)[where],
-        np.clip(third, low**2, 1.0)[where],
-        np.clip(squared, low**2, 1.0)[where],
+        np.clip(second, low, 1.0),
+        np.clip(third, low**2, 1.0),
+        np.clip(squared, low**2, 1.0),
     )
 
 

@@ -17,7 +17,7 @@ from initcheck.signal.gradient import Gradient
 from initcheck.signal.inputs import described, given_value
 from initcheck.signal.kernel import Kernel
 from initcheck.signal.layers import layer_rows
-from initcheck.signal.result import Moments, Signal
+from initcheck.signal.result import GradientKernel, Moments, Signal
 from initcheck.signal.rule import RULES, Call, NotReady, Rule, Unknown, shape_of
 from initcheck.signal.value import (
     MASKED,
@@ -48,10 +48,7 @@ def propagate(trace: Trace, *, strict: bool = False, inputs: Mapping[str, Moment
     run.forward()
     run.backward()
     forward = {n: _first(v).moments for n, v in run.values.items() if _first(v) is not None}
-    backward = {}
-    for node, flows in run.gradients.items():
-        if flows and node in forward and 0 in flows and flows[0].terms:
-            backward[node] = flows[0].result
+    backward = {node: gradient for node, gradient in run.received.items() if node in forward}
     rows, layer_nodes = layer_rows(trace, run.values, backward, run.calls)
     return Signal(forward, backward, rows, run.coverage(), dict(sorted(run.unknown.items())), layer_nodes, run.notes)
 
@@ -71,6 +68,7 @@ class _Run:
         self.strict = strict
         self.values: dict[torch.fx.Node, Any] = {}
         self.gradients: dict[torch.fx.Node, dict[int, Gradient]] = {}
+        self.received: dict[torch.fx.Node, GradientKernel] = {}
         self.calls: dict[torch.fx.Node, Call] = {}
         self.unknown: Counter[str] = Counter()
         self.notes: list[str] = []
@@ -186,7 +184,9 @@ class _Run:
         value = self.values[start]
         self._receive(start, 0, Gradient.fresh(Kernel.independent(1.0, bool(value.atoms("S")), bool(value.atoms("P")))))
         for node in reversed(self.trace.graph.nodes):
-            flows = self.gradients.get(node)
+            flows = self.gradients.pop(node, None)  # whatever reads the node has been passed already
+            if flows and 0 in flows and flows[0].terms:
+                self.received[node] = flows[0].result
             call = self.calls.get(node)
             if not flows or call is None or call.out is None:
                 continue

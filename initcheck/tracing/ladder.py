@@ -16,6 +16,7 @@ from torch import nn
 from torch.distributions import Distribution
 from torch.nn.parameter import is_lazy
 
+from initcheck.tracing.collector import collector_paused
 from initcheck.tracing.copies import Copy, enter_inputs, fake_copy, real_copy, unwrapped
 from initcheck.tracing.live import live_buffers, live_modules, live_parameters
 from initcheck.tracing.randomness import random_state_kept
@@ -61,7 +62,7 @@ def trace(
     inner = unwrapped(model)
     if is_lazy_model(inner):
         settle(inner, log, tuple(args), kwargs)
-    with random_state_kept(), _quiet():
+    with random_state_kept(), _quiet(), collector_paused():
         recorded, rung, notes = _climb(inner, tuple(args), kwargs, mode, log)
         if log is None:
             parameters, modules, buffers = live_parameters(inner), live_modules(inner), live_buffers(inner)

@@ -188,21 +188,26 @@ def _norm(func: Any, args: _Args, kwargs: Mapping[str, Any]) -> Any:
 
 
 def _layer_norm(func: Any, args: _Args, kwargs: Mapping[str, Any]) -> Any:
-    """Layer and RMS norm: contiguous, and the last dims are those that it is made for."""
+    """Layer and RMS norm: the last dims are those that it is made for; the result is contiguous."""
     tensors = [a for a in (*args, *kwargs.values()) if isinstance(a, torch.Tensor)]
     shape = kwargs.get("normalized_shape", args[1] if len(args) > 1 else None)
-    if shape is None or args[0] is not tensors[0] or not _ordinary(*tensors):
+    if shape is None or args[0] is not tensors[0] or not _alike(*tensors):
         return None
     x, shape = tensors[0], tuple(shape)
     if not shape or tuple(x.shape[-len(shape) :]) != shape or any(tuple(t.shape) != shape for t in tensors[1:]):
         return None
-    return x.clone()
+    return torch.empty(x.shape, dtype=x.dtype, device="meta")
+
+
+def _alike(*tensors: torch.Tensor) -> bool:
+    """Floating, of one dtype."""
+    first = tensors[0]
+    return first.is_floating_point() and all(t.dtype == first.dtype for t in tensors)
 
 
 def _ordinary(*tensors: torch.Tensor) -> bool:
     """Floating, of one dtype, contiguous."""
-    first = tensors[0]
-    return first.is_floating_point() and all(t.dtype == first.dtype and t.is_contiguous() for t in tensors)
+    return _alike(*tensors) and all(t.is_contiguous() for t in tensors)
 
 
 def _binary(func: Any, args: _Args, kwargs: Mapping[str, Any]) -> Any:
@@ -226,7 +231,7 @@ def _binary(func: Any, args: _Args, kwargs: Mapping[str, Any]) -> Any:
 def _linear(func: Any, args: _Args, kwargs: Mapping[str, Any]) -> Any:
     x, weight, *rest = args
     bias = kwargs.get("bias", rest[0] if rest else None)
-    if weight.dim() != 2 or not _ordinary(x) or x.dtype != weight.dtype or x.shape[-1] != weight.shape[1]:
+    if weight.dim() != 2 or not x.dim() or not _alike(x, weight) or x.shape[-1] != weight.shape[1]:
         return None
     if bias is not None and (bias.dtype != x.dtype or tuple(bias.shape) != (weight.shape[0],)):
         return None
@@ -242,8 +247,38 @@ def _convolution(func: Any, args: _Args, kwargs: Mapping[str, Any]) -> Any:
         return None
     if weight.shape[0] % groups or (bias is not None and tuple(bias.shape) != (weight.shape[0],)):
         return None
-    out = func(*args, **kwargs)
-    return out if min(out.shape) > 0 else None
+    axes = x.dim() - 2
+    stride, padding, dilation = (
+        kwargs.get(name, rest[i] if len(rest) > i else default)
+        for i, name, default in ((1, "stride", 1), (2, "padding", 0), (3, "dilation", 1))
+    )
+    if isinstance(padding, str):
+        return func(*args, **kwargs)
+    geometry = [_per_axis(value, axes) for value in (stride, padding, dilation)]
+    if axes < 1 or any(g is None for g in geometry):
+        return None
+    sizes = [
+        (n + 2 * p - d * (k - 1) - 1) // s + 1
+        for n, k, s, p, d in zip(x.shape[2:], weight.shape[2:], *geometry, strict=True)  # type: ignore[arg-type]
+    ]
+    if min(*sizes, x.numel()) < 1:
+        return None
+    return torch.empty((x.shape[0], weight.shape[0], *sizes), dtype=x.dtype, device="meta")
+
+
+def _per_axis(value: Any, axes: int) -> tuple[int, ...] | None:
+    if type(value) is int:
+        return (value,) * axes
+    plain = type(value) in (tuple, list) and len(value) in (1, axes) and all(type(v) is int for v in value)
+    return tuple(value) * (axes // len(value)) if plain else None
+
+
+def _contiguous(func: Any, args: _Args, kwargs: Mapping[str, Any]) -> Any:
+    """``roll``: a contiguous result of the same shape."""
+    x = args[0]
+    if not _plain(args[1:]) or not _plain(tuple(kwargs.values())):
+        return None
+    return torch.empty(x.shape, dtype=x.dtype, device="meta")
 
 
 def _cat(func: Any, args: _Args, kwargs: Mapping[str, Any]) -> Any:
@@ -315,6 +350,7 @@ _LAYOUTS: dict[str, _Layout] = {
     **dict.fromkeys(("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d"), _adaptive),
     **dict.fromkeys(("mean", "sum"), _reduced),
     "getitem": _index,
+    "roll": _contiguous,
     "linear": _linear,
     "cat": _cat,
     "batch_norm": _norm,
