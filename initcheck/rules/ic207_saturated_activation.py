@@ -34,23 +34,56 @@ For information only: attention without a scale (MA-Net) and attention that star
 """
 
 
+_Case = tuple["WeightUse", "WeightUse", float, float]
+"""(the weight in front of the activation, the one that saturates it, share of saturated outputs, std)."""
+
+
 def check_model(context: ModelContext) -> Iterator[Finding]:
     """One finding for each line whose weights saturate what follows, if the signal's verdict does not name it."""
     verdict = cause_of(context).consequence
     if verdict.severity is not None and verdict.severity >= Severity.WARNING:
         return
-    groups: dict[Location, list[tuple[WeightUse, float, float]]] = defaultdict(list)
+    groups: dict[Location, list[_Case]] = defaultdict(list)
     for use in structure_of(context).uses:
         if use.feeds != "activation" or use.activation.name not in _LIMITS or not use.on_signal:
             continue
         share, std = _saturated(use, context)
         if share >= _SHARE_INFO:
-            write = final_write(use.record)
-            where = call_location(write, context) if write is not None else layer_location(use.record, context)
-            groups[where].append((use, share, std))
+            cause = _cause(use, context)
+            write = final_write(cause.record)
+            where = call_location(write, context) if write is not None else layer_location(cause.record, context)
+            groups[where].append((use, cause, share, std))
     for where, cases in groups.items():
         yield _finding(context, where, cases)
     yield from _attention(context)
+
+
+_GAIN = 10.0
+"""A layer that multiplies its input by more is the cause of what saturates some layers on."""
+
+
+def _cause(use: WeightUse, context: ModelContext) -> WeightUse:
+    """The weight that saturates the activation: the one in front of it, or one before, if that has the large gain."""
+    by_node = {other.node: other for other in structure_of(context).uses}
+    at: WeightUse | None = use
+    for _ in range(_BACK):
+        if at is None:
+            break
+        if _gain(at) > _GAIN:
+            return at
+        node = operand(at.node)
+        while node is not None and node not in by_node:
+            node = operand(node) if node.op == "call_function" and not op_of(node).endswith("norm") else None
+        at = by_node[node] if node is not None else None
+    return use
+
+
+_BACK = 8
+
+
+def _gain(use: WeightUse) -> float:
+    drawn = use.record.distribution
+    return math.sqrt(use.fans.fan_in * drawn.second_moment) if drawn.known else 1.0
 
 
 def _saturated(use: WeightUse, context: ModelContext) -> tuple[float, float]:
@@ -76,22 +109,23 @@ def _cdf(z: float) -> float:
     return 0.5 * math.erfc(-z / math.sqrt(2.0))
 
 
-def _finding(context: ModelContext, where: Location, cases: list[tuple[WeightUse, float, float]]) -> Finding:
-    use, share, std = max(cases, key=lambda case: case[1])
+def _finding(context: ModelContext, where: Location, cases: list[_Case]) -> Finding:
+    use, cause, share, std = max(cases, key=lambda case: case[2])
+    grown = "" if cause is use else f"; `{cause.parameter}` multiplies its input by {_gain(cause):.2g}"
     name = use.activation.name
     also = f" ({counted(len(cases), 'layer')})" if len(cases) > 1 else ""
     return finding(
         CODE,
         f"{share:.0%} of what `{use.parameter}`{also} feeds to {name} lies beyond |z| = {_LIMITS[name]:g}, where "
         "its slope "
-        f"is under 2 % of the largest: std {std:.2g} before {name}",
+        f"is under 2 % of the largest: std {std:.2g} before {name}{grown}",
         where,
         severity=Severity.WARNING if share >= _SHARE_WARNING else Severity.INFO,
         model=context.trace.model,
-        parameter=use.parameter,
+        parameter=cause.parameter,
         evidence=(
-            f"fan_in {use.fans.fan_in:g} x std {use.record.distribution.std:.2g}^2 = "
-            f"{use.fans.fan_in * use.record.distribution.std**2:.2g} times the second moment of the input",
+            f"fan_in {cause.fans.fan_in:g} x std {cause.record.distribution.std:.2g}^2 = "
+            f"{cause.fans.fan_in * cause.record.distribution.std**2:.2g} times the second moment of the input",
         ),
         suggestion=f"nn.init.xavier_uniform_(m.weight, gain=nn.init.calculate_gain({name!r}))"
         if name in ("tanh", "sigmoid")

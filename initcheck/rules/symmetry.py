@@ -236,7 +236,7 @@ class _Run:
         for node in self.trace.graph.nodes:
             if _op(node) not in _NORMS or self.backward.get(node) is not ZERO:
                 continue
-            records = [r for r in map(self._parameter, [*node.args[1:], *node.kwargs.values()]) if r is not None]
+            records = self._affine(node)
             behind = [user for user in node.users if _op(user) in _DEAD_AT_ZERO]
             if records and all(_is_zero(r) and r.requires_grad for r in records) and len(behind) == len(node.users):
                 yield records[0]
@@ -355,8 +355,16 @@ class _Run:
         record = next((r for arg in node.args for r in [self._parameter(arg)] if r is not None), None)
         return GENERIC if record is None else _state(record)
 
+    def _affine(self, node: torch.fx.Node) -> list[ParameterRecord]:
+        """The weight and the bias of a norm layer, as far as it has them."""
+        return [r for r in map(self._parameter, [*node.args[1:], *node.kwargs.values()]) if r is not None]
+
     def _norm(self, node: torch.fx.Node, op: str, inside: State) -> State:
-        scale = [_state(r) for r in map(self._parameter, [*node.args[1:], *node.kwargs.values()]) if r is not None]
+        records = self._affine(node)
+        scale = [_state(r) for r in records]
+        if inside is ZERO and all(_is_zero(r) for r in records if r.attribute == "bias"):
+            self._inherit(node, node.args[0], ZERO)  # norm(0) = 0
+            return ZERO
         if inside is GENERIC:
             return ZERO if scale and all(s is ZERO for s in scale) else GENERIC
         return EQUAL if all(s is not GENERIC for s in scale) else GENERIC
@@ -520,6 +528,9 @@ class _Run:
                 weight = self._weight(node)
                 if weight is not None and weight.rows is ZERO and self._joins_stream(node):
                     pair = [self._zero_source(node.args[0] if node.args else None), weight.record]
+            elif op in _NORMS:
+                zero = [r for r in self._affine(node) if r.attribute == "weight" and _is_zero(r)]
+                pair = [self._zero_source(node.args[0] if node.args else None), *zero]
             if len(pair) != 2 or pair[0] is None or pair[1] is None or pair[0].name == pair[1].name:
                 continue
             if pair[0].requires_grad and pair[1].requires_grad:

@@ -112,12 +112,26 @@ class SqueezeExcite(nn.Module):
         return self.head((x * gate[:, :, None, None]).mean((2, 3)))
 
 
+def normalised(*, zero_conv: bool = False, zero_norm: bool = False) -> nn.Module:
+    """A convolution, a norm layer and a ReLU in a row."""
+    conv, norm = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)
+    if zero_conv:
+        nn.init.zeros_(conv.weight)
+        nn.init.zeros_(conv.bias)
+    if zero_norm:
+        nn.init.zeros_(norm.weight)
+    return nn.Sequential(conv, norm, nn.ReLU(), nn.Flatten(), nn.Linear(8 * 14 * 14, 10))
+
+
 class ZeroGamma(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, zero_conv: bool = False) -> None:
         super().__init__()
         self.conv1, self.conv2 = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 16, 3, padding=1)
         self.bn1, self.bn2, self.head = nn.BatchNorm2d(16), nn.BatchNorm2d(16), nn.Linear(16, 10)
         nn.init.zeros_(self.bn2.weight)
+        if zero_conv:
+            nn.init.zeros_(self.conv2.weight)
+            nn.init.zeros_(self.conv2.bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = F.relu(self.bn1(self.conv1(x)))
@@ -145,6 +159,9 @@ FOUND: dict[str, tuple[Callable[[], nn.Module], torch.Tensor, str, str]] = {
     "LoRA, both zero": (lambda: LoRA(True, True), X, "IC704", "error"),
     "merged LoRA, both zero": (lambda: MergedLoRA(True, True), X, "IC704", "error"),
     "zero gate on a zero branch": (lambda: ReZero(zero_last=True), X, "IC704", "error"),
+    "zero gamma on a zero convolution": (lambda: ZeroGamma(zero_conv=True), IMAGE, "IC704", "error"),
+    "zero in front of norm and ReLU": (lambda: normalised(zero_conv=True), IMAGE, "IC701", "error"),
+    "a zero norm in front of ReLU": (lambda: normalised(zero_norm=True), IMAGE, "IC705", "error"),
     "two zero factors": (lambda: Gated(True, True), X, "IC704", "error"),
     "query and key zero": (lambda: Attention(True, True), SEQUENCE, "IC704", "error"),
 }
