@@ -60,13 +60,13 @@ class Gradient:
 
     ``parts``: for a concatenation of unlike parts, the gradient of each. ``weight_bias``: a factor of the second moment
     that holds for this tensor but not beyond the weights that made it (E[1/sum w²] there, E[w²/sum w²] = 1/n beyond).
-    ``curvature``: a in E[g² | x] = E[g²] (1 + a (x² - 1)), x the tensor's standardised value.
+    ``per_channel``: each channel was divided by its own std, so that the size of its weights does not show in it.
     """
 
     terms: dict[tuple[int, int], Term] = field(default_factory=dict)
     parts: tuple[Gradient, ...] = ()
     weight_bias: float = 1.0
-    curvature: float = 0.0
+    per_channel: bool = False
 
     @classmethod
     def of(cls, *terms: Term) -> Gradient:

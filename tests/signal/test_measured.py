@@ -78,7 +78,7 @@ class Gated(nn.Module):
 
 
 def gated() -> nn.Module:
-    return nn.Sequential(unit(16, 64), Gated(64), Gated(64), unit(64, 64), nn.Flatten(), nn.Linear(64 * 16, 64))
+    return nn.Sequential(unit(16, 64), Gated(64), unit(64, 64), nn.Flatten(), nn.Linear(64 * 16, 64))
 
 
 class ActivatedShortcut(nn.Module):
@@ -96,6 +96,17 @@ class ActivatedShortcut(nn.Module):
 def activated_shortcuts() -> nn.Module:
     blocks = [ActivatedShortcut(128) for _ in range(6)]
     return nn.Sequential(nn.Conv2d(16, 128, 1), *blocks, nn.BatchNorm2d(128), nn.Conv2d(128, 64, 1))
+
+
+def depthwise() -> nn.Module:
+    """Few weights to a unit and no norm by channel: what a large kernel makes large meets another slope."""
+
+    def block() -> tuple[nn.Module, ...]:
+        each = nn.Conv2d(128, 128, 3, padding=1, groups=128)
+        nn.init.normal_(each.weight, std=1 / 3)
+        return (each, nn.GroupNorm(8, 128), nn.SiLU(), nn.Conv2d(128, 128, 1), nn.GroupNorm(8, 128), nn.SiLU())
+
+    return nn.Sequential(nn.Conv2d(16, 128, 1), *block(), *block(), *block(), nn.Conv2d(128, 64, 1))
 
 
 class Recurrent(nn.Module):
@@ -192,8 +203,9 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "plain-cnn": (plain_cnn, (8, 8, 32, 32)),
     "residual": (residual, (8, 64, 8, 8)),
     "inception": (inception, (8, 16, 8, 8)),
-    "gated": (gated, (8, 16, 16, 16)),
+    "gated": (gated, (8, 16, 8, 8)),
     "activated-shortcuts": (activated_shortcuts, (8, 16, 8, 8)),
+    "depthwise": (depthwise, (8, 16, 12, 12)),
     "lstm": (lambda: Recurrent(nn.LSTM), (8, 24, 64)),
     "gru": (lambda: Recurrent(nn.GRU), (8, 24, 64)),
     "rnn": (lambda: Recurrent(nn.RNN), (8, 24, 64)),

@@ -12,11 +12,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from initcheck.signal.gradient import Gradient
+from initcheck.signal.gradient import Gradient, Term
 from initcheck.signal.grid import nodes
 from initcheck.signal.kernel import Array, Kernel, Profile
+from initcheck.signal.ops.normalisation import FEW
 from initcheck.signal.resolved import Axis, Resolved
 from initcheck.signal.rule import Call, Flow, Result, Rule, Unknown, register, shape_of
+from initcheck.signal.shape import matched
 from initcheck.signal.value import Atom, Dim, Dims, Value, settle
 
 Indices = NDArray[np.intp]
@@ -408,18 +410,21 @@ class Convolution(Rule):
         weight = shape_of(call.node_of("weight"))
         groups = int(call.plain("groups", 1))
         kernel = gradient.collapsed() * (1.0 / gradient.weight_bias)
+        seen = weight[1] * math.prod(window.spread(None).mean for window in windows)
+        square = gradient.square_slope(call.out) if seen <= FEW else None
         gain = weight[0] / groups * weights_of(call).second
+        if square is not None and not gradient.per_channel:
+            gain *= chosen_by_size(square, call.out)
         profiles = axis_profiles(kernel, call.out.dims[-axes:])
         taps = [window.gather(profile) for window, profile in zip(windows, profiles, strict=True)]
         local = kernel.local if all(window.stride == 1 for window in windows) else None
         k = through(
             kernel * gain, taps, math.prod(x.shape[-axes:]), x.dims[-axes:], None if local is None else local * gain
         )
-        seen = weight[1] * math.prod(window.spread(None).mean for window in windows)
         samples = call.out.count("S")
         outputs = math.prod(call.shape[-axes:])
         call.memo["weight_grad"] = weight_gradient_std(kernel, x.second, samples, outputs)
-        yield call.node_of("input"), few_inputs(Gradient.fresh(settle(k, x.dims)), x, seen, gradient.curvature)
+        yield call.node_of("input"), few_inputs(settle(k, x.dims), x, seen, square, call.out)
         yield from _to_weight(call, "weight", call.memo["weight_grad"])
 
 
@@ -442,23 +447,50 @@ def sum_of_few(x: Value, fan: float) -> Array | None:
     return np.asarray(np.maximum.accumulate(shape) / math.sqrt(1.0 + 6.0 * bend**2))
 
 
-def few_inputs(gradient: Gradient, x: Value, fan: float, curvature: float) -> Gradient:
-    """The gradient of an input that is one of few: it moves the slope that the gradient then meets.
+def chosen_by_size(square: Array, y: Value) -> float:
+    """E[g² |w|²] / (E[g²] E[|w|²]) where g knows y = w x (g² = ``square`` on y's grid): large weights, large y.
 
-    y = sum_t w_t x_t with correlation rho_t = w_t / |w| between y and x_t; where E[g² | y] = 1 + a (y² - 1), the sum
-    over outputs gives E[g_x² | x] = 1 + a r (x² - 1), r = E[w_t² rho_t²] / E[w_t²] = 3 / (n + 2) for n normal weights.
+    With E[g² | y] = 1 + a (y² - 1) and f = Var[|w|²] / E[|w|²]² (2/n for n normal weights) it is 1 + a f.
     """
-    bend = 3.0 * curvature / (fan + 2.0)
-    if fan > FEW or abs(bend) < 1e-3 or x.variance <= 0:
-        return gradient
-    source = x.own_source()
-    centred = (x.own_grid().double() - x.mean) / math.sqrt(x.variance)
-    slope = torch.sqrt(torch.clamp(1.0 + bend * (centred.square() - 1.0), min=0.0))
-    return gradient.times(slope, x) if source is x.source else gradient
+    at = y.own_source().at
+    level = float(at.weights @ square)
+    bend = 0.5 * float(at.weights @ (square * (at.z**2 - 1.0))) / level if level > 0 else 0.0
+    return max(1.0 + bend * y.fluctuation, 0.0)
 
 
-FEW = 64
-"""A sum of more terms than this does not notice a single one."""
+def few_inputs(kernel: Kernel, x: Value, fan: float, square: Array | None, y: Value) -> Gradient:
+    """The gradient of an input that is one of few: the slope that y met depends on it, and so on its own next slope.
+
+    y = sum_t w_t x_t has correlation rho = w_t / |w| with x_t, so that y = rho x + sqrt(1 - rho²) z, z normal. The sum
+    over outputs weighs by w_t²: E[g_x² | x] ~ E[rho² E_z[g²(rho x + sqrt(1 - rho²) z)]], with rho's density for n
+    normal weights, (1 - rho²)^((n - 3)/2).
+    """
+    if fan > FEW or square is None or x.variance <= 0 or x.iid:
+        return Gradient.fresh(kernel)
+    source, behind = x.own_source(), y.own_source().at.z
+    either = 0.5 * (square + np.interp(-behind, behind, square))  # weights have either sign
+    centred = (x.own_grid().double().numpy() - x.mean) / math.sqrt(x.variance)
+    coarse = np.linspace(centred.min(), centred.max(), 96)
+    rho, shares = weight_correlations(round(max(fan, 1.0), 2))
+    z, weights = np.polynomial.hermite_e.hermegauss(24)
+    met = coarse[:, None, None] * rho[None, :, None] + np.sqrt(1.0 - rho**2)[None, :, None] * z
+    expected = np.interp(met, behind, either) @ (weights / weights.sum()) @ shares
+    given = np.interp(centred, coarse, expected)
+    level = float(source.at.weights @ given)
+    if not level > 0:
+        return Gradient.fresh(kernel)
+    slope = np.sqrt(np.maximum(given / level, 0.0))
+    return Gradient.of(Term(matched(kernel, slope, source.at, source.correlation), torch.from_numpy(slope), source))
+
+
+@functools.lru_cache(maxsize=256)
+def weight_correlations(fan: float) -> tuple[Array, Array]:
+    """Values of rho = w_t / |w| for that many normal weights, and their shares weighed by rho²."""
+    if fan < 1.5:
+        return np.ones(1), np.ones(1)
+    angle = (np.arange(24) + 0.5) / 24 * (math.pi / 2)
+    density = np.cos(angle) ** 2 * np.sin(angle) ** (fan - 2.0)
+    return np.cos(angle), density / density.sum()
 
 
 def _by_atoms(profiles: list[Array | None], dims: Dims) -> Profile:

@@ -45,6 +45,10 @@ def shape_of_input(x: Value, call: Call) -> Array | None:
     return sum_shape([values], 0.0)
 
 
+FEW = 64
+"""A sum of more terms than this does not notice a single one."""
+
+
 class Normalisation(Rule):
     """x_hat = (x - mean) / std, y = gamma x_hat + beta.
 
@@ -144,34 +148,41 @@ class BatchNorm(Normalisation):
             along_one = gradient.total().mean_over(samples, sizes)
             scale = math.sqrt(out.variance) if out.variance > 0 else 1.0
             x_hat = (source.u - out.mean) / scale
-            weighted, energy = gradient.weighted(source, x_hat), gradient.total().same
-            along_x = weighted.mean_over(samples, sizes)
-            curvature = 0.5 * (weighted.same / energy - 1.0) if energy > 0 else 0.0
+            along_x = gradient.weighted(source, x_hat).mean_over(samples, sizes)
             kernel = self.projected(call, gradient, (along_one, along_x), inverse)
             eps = float(call.plain("eps", 1e-5))
             share = 1.0 - eps * inverse**2
             few_samples = inverse_variance_bias(source.correlation, samples, sizes, 0.0, share)
             weight_bias = inverse_variance_bias(source.correlation, samples, sizes, x.fluctuation, share) / few_samples
             kernel = kernel * (few_samples * weight_bias)
-            square = None if x.normal or x.parts else gradient.square_slope(out)
+            square = None if x.parts else slope_to_keep(gradient, out, x)
         else:
             gamma = call.optional("weight")
             second = gamma.mean**2 + gamma.variance if gamma else 1.0
-            kernel, weight_bias, curvature, square = gradient.total() * (second * inverse**2), 1.0, 0.0, None
+            kernel, weight_bias, square = gradient.total() * (second * inverse**2), 1.0, None
         ratios = [(own / inverse) ** 2 for own in call.memo.get("inverses", ())]
         average_ratio = sum(s * ratio for (s, _), ratio in zip(x.parts, ratios, strict=True)) if ratios else 1.0
         whole = settle(kernel * average_ratio, x.dims)
         flow = Gradient.fresh(whole) if square is None else sloped(whole, square, call.out, x)
-        flow.weight_bias, flow.curvature = weight_bias, curvature
+        flow.weight_bias, flow.per_channel = weight_bias, True
         flow.parts = tuple(Gradient.fresh(settle(kernel * ratio, x.dims)) for ratio in ratios)
         yield call.node_of("input"), flow
+
+
+def slope_to_keep(gradient: Gradient, out: Value, x: Value) -> Array | None:
+    """The mean square slope behind a norm, where what is before it can tell: a skewed sum, or a sum of few terms.
+
+    Not directly behind a rectifier: there channels differ in how often they are active, and the rarely active ones,
+    whose std is small, get the largest gradient.
+    """
+    return gradient.square_slope(out) if x.shape_on_grid is not None or x.fluctuation > 2.0 / FEW else None
 
 
 def sloped(kernel: Kernel, square: Array, out: Value, x: Value) -> Gradient:
     """A norm's gradient with the slopes that its output met: elements of one rank have them, before it as behind it.
 
-    It matters where x is an expression or a skewed sum: what was large there is then large here, and meets the same
-    side of the next rectifier.
+    What was large in a skewed sum, or in a sum of few, is large behind the norm, and meets the same side of the next
+    rectifier.
     """
     source, behind = x.own_source(), out.own_source().at.z
     slope = np.sqrt(np.maximum(np.interp(source.at.z, behind, square), 0.0))
@@ -316,7 +327,8 @@ class PerSample(Normalisation):
         factor = call.memo["inverse"] ** 2 * (second if channels > 1 else 1.0)
         if not sizes and x.covariance.profile:
             kernel = kernel * inverse_profile(x)
-        yield call.node_of("input"), Gradient.fresh(settle(kernel * factor, x.dims))
+        whole, square = settle(kernel * factor, x.dims), slope_to_keep(gradient, out, x) if channels > 1 else None
+        yield call.node_of("input"), Gradient.fresh(whole) if square is None else sloped(whole, square, out, x)
 
 
 @register
