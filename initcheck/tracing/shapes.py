@@ -254,12 +254,12 @@ def _convolution(func: Any, args: _Args, kwargs: Mapping[str, Any]) -> Any:
     )
     if isinstance(padding, str):
         return func(*args, **kwargs)
-    geometry = [_per_axis(value, axes) for value in (stride, padding, dilation)]
-    if axes < 1 or any(g is None for g in geometry):
+    strides, paddings, dilations = (_per_axis(value, axes) for value in (stride, padding, dilation))
+    if axes < 1 or strides is None or paddings is None or dilations is None:
         return None
     sizes = [
         (n + 2 * p - d * (k - 1) - 1) // s + 1
-        for n, k, s, p, d in zip(x.shape[2:], weight.shape[2:], *geometry, strict=True)  # type: ignore[arg-type]
+        for n, k, s, p, d in zip(x.shape[2:], weight.shape[2:], strides, paddings, dilations, strict=True)
     ]
     if min(*sizes, x.numel()) < 1:
         return None
