@@ -22,6 +22,7 @@ import contextlib
 import gc
 import io
 import math
+import sys
 import time
 import warnings
 from collections.abc import Iterable, Mapping
@@ -201,10 +202,18 @@ def main() -> None:
     parser.add_argument("--cached", action="store_true", help="only models whose measured values are in the cache")
     parser.add_argument("--live", action="store_true", help="predict from real weights instead of from the init log")
     parser.add_argument("--layers", action="store_true", help="print every layer")
+    parser.add_argument("--peers", action="store_true", help="side by side with other tools")
+    parser.add_argument("--peers-python", default=sys.executable, help="interpreter that has anyinit and unit-scaling")
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
     found = zoo.models(options.models)
+    if options.peers:
+        import peers
+
+        print(f"torch {torch.__version__}, batch {options.batch}, white input")
+        peers.table(found, options.peers_python, options.batch)
+        return
     if options.input == "correlated":
         found = [m for m in found if m.spatial]
     if options.cached:
