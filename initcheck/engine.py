@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -67,7 +69,7 @@ def run(paths: Sequence[str | Path], config: Config, tell: Tell | None = None, t
     outcomes: list[FileResult | str] = []
     interrupted = False
     INTERRUPTED.clear()
-    with ThreadPoolExecutor(max_workers=max(1, config.jobs)) as pool:
+    with _rare_collections(), ThreadPoolExecutor(max_workers=max(1, config.jobs)) as pool:
         futures = [pool.submit(one, file) for file in files]
         try:
             for future in futures:
@@ -95,6 +97,17 @@ def heard(results: Sequence[FileResult], config: Config, seconds: float) -> Run:
     errors = [f"defect in initcheck: {defect}" for file in files for defect in file.defects]
     result = RunResult(files, tuple(errors), seconds)
     return Run(result, reader.texts(result))
+
+
+@contextlib.contextmanager
+def _rare_collections() -> Iterator[None]:
+    """Syntax trees are many objects without cycles: collecting at the usual pace takes as long as checking them."""
+    before = gc.get_threshold()
+    gc.set_threshold(max(before[0], 100_000) if before[0] else 0, *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
 
 
 def _awaited(future: Future[T]) -> T:
@@ -143,18 +156,26 @@ def _walk(folder: Path, config: Config) -> Iterator[Path]:
             yield entry
 
 
+class _Kept:
+    """What is needed of a file once its rules have run: a tree is ten times as large as its text."""
+
+    def __init__(self, source: SourceFile) -> None:
+        self.text = source.text
+        self.suppressions = source.suppressions
+
+
 class _Reader:
-    """Source files by path, read once; the text can be replaced by what a fix made of it."""
+    """The texts of source files by path, read once; a text can be replaced by what a fix made of it."""
 
     def __init__(self) -> None:
-        self._files: dict[str, SourceFile | None] = {}
+        self._files: dict[str, _Kept | None] = {}
         self._notebooks: dict[str, Notebook] = {}
 
-    def get(self, path: str) -> SourceFile | None:
-        """The parsed file, None if it cannot be read or parsed (a finding can point into such a file)."""
+    def get(self, path: str) -> _Kept | None:
+        """The file, None if it cannot be read or parsed (a finding can point into such a file)."""
         if path not in self._files:
             try:
-                self._files[path] = SourceFile.read(path)
+                self._files[path] = _Kept(SourceFile.read(path))
             except (SourceError, OSError):
                 self._files[path] = None
         return self._files[path]
@@ -166,7 +187,7 @@ class _Reader:
         return self._notebooks[path]
 
     def put(self, source: SourceFile) -> None:
-        self._files[source.path] = source
+        self._files[source.path] = _Kept(source)
 
     def texts(self, result: RunResult) -> dict[str, str]:
         """The text of every file that a finding points into."""

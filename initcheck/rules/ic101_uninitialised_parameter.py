@@ -127,7 +127,7 @@ def check_source(source: SourceFile) -> Iterator[Finding]:
 
 def _fix(source: SourceFile, where: Location, attribute: str) -> Fix | None:
     """A draw at the end of the constructor that makes the parameter."""
-    owners = [n for n in ast.walk(source.tree) if isinstance(n, ast.ClassDef)]
+    owners = [node for node, _ in source.survey.classes]
     around = [n for n in owners if where.path == source.path and n.lineno <= where.line <= (n.end_lineno or 0)]
     place = source.class_location(around[-1].name) if around else None
     if place is None:
@@ -138,8 +138,8 @@ def _fix(source: SourceFile, where: Location, attribute: str) -> Fix | None:
 
 def _creations(source: SourceFile) -> Iterator[tuple[ast.stmt, str, str]]:
     """``self.<attribute> = nn.Parameter(torch.empty(...))``, with the text of the factory's name."""
-    for node in ast.walk(source.tree):
-        if not isinstance(node, ast.Assign) or not isinstance(node.value, ast.Call):
+    for node, _ in source.survey.assigns:
+        if not isinstance(node.value, ast.Call):
             continue
         value = node.value
         if source.imports.resolve(value.func) not in _PARAMETER or not value.args:

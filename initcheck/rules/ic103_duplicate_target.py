@@ -40,7 +40,10 @@ def _check(source: SourceFile, owner: ast.ClassDef, writes: list[InitWrite]) -> 
     layers = layer_attributes(source).get(owner.name, {})
     inside = [w for w in init_writes(source) if owner in w.classes]
     touched = {w.key for w in inside}
-    if ".apply(" in ast.unparse(owner):
+    if any(
+        owner in place.classes and isinstance(call.func, ast.Attribute) and call.func.attr == "apply"
+        for call, place in source.survey.calls
+    ):
         return
     for write in repeats:
         parts = _layer_and_tensor(write.target)

@@ -55,8 +55,8 @@ def check_source(source: SourceFile) -> Iterator[Finding]:
 
 
 def _wrapped(source: SourceFile, owner: ast.ClassDef) -> Iterator[tuple[str, tuple[str, int]]]:
-    for node in ast.walk(owner):
-        if not isinstance(node, ast.Assign) or not isinstance(node.value, ast.Call):
+    for node in source.survey.assigns_in(owner):
+        if not isinstance(node.value, ast.Call):
             continue
         wrapper = source.imports.resolve(node.value.func) or ""
         if wrapper in _TENSORS and len(node.value.args) == 1 and not node.value.keywords:

@@ -33,16 +33,12 @@ def check_source(source: SourceFile) -> Iterator[Finding]:
     """``name == "proj.weight"`` in a loop over the parameters of a class that has no attribute ``proj``."""
     if _SUSPECT.search(source.text) is None or _EQUALS.search(source.text) is None:
         return
-    classes = {node.name: node for node in ast.walk(source.tree) if isinstance(node, ast.ClassDef)}
-    stack: list[tuple[ast.AST, str, tuple[ast.If, ...]]] = [(source.tree, "", ())]
-    while stack:
-        node, owner, guards = stack.pop()
-        if isinstance(node, ast.For) and _name_variable(node):
-            yield from _never_equal(source, node, _name_variable(node), _looped_class(node, owner, guards), classes)
-        if isinstance(node, ast.ClassDef):
-            owner = node.name
-        inside = (*guards, node) if isinstance(node, ast.If) else guards
-        stack.extend((child, owner, inside) for child in ast.iter_child_nodes(node))
+    classes = {node.name: node for node, _ in source.survey.classes}
+    for loop, place in source.survey.loops:
+        variable = _name_variable(loop)
+        if variable:
+            owner = place.classes[-1].name if place.classes else ""
+            yield from _never_equal(source, loop, variable, _looped_class(loop, owner, place.guards), classes)
 
 
 def _looped_class(loop: ast.For, owner: str, guards: tuple[ast.If, ...]) -> str:

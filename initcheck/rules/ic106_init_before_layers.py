@@ -246,7 +246,7 @@ def _moved(source: SourceFile, constructor: ast.FunctionDef, statement: ast.stmt
 
 def _returns_early(source: SourceFile, function: ast.FunctionDef) -> Iterator[Finding]:
     """``return`` behind an init call in the body of a loop over the modules."""
-    for loop in (n for n in ast.walk(function) if isinstance(n, ast.For)):
+    for loop in (n for n, place in source.survey.loops if function in place.functions):
         walk = loop.iter
         if not (isinstance(walk, ast.Call) and isinstance(walk.func, ast.Attribute) and walk.func.attr in _WALKS):
             continue

@@ -22,8 +22,8 @@ def check_source(source: SourceFile) -> Iterator[Finding]:
     """Guards of init code in which a bare string, or a class of layers, is an operand of ``or``."""
     if _SUSPECT.search(source.text) is None:
         return
-    for node in ast.walk(source.tree):
-        if isinstance(node, ast.If) and isinstance(node.test, ast.BoolOp) and _initialises(node):
+    for node, _ in source.survey.ifs:
+        if isinstance(node.test, ast.BoolOp) and _initialises(node):
             yield from _check(source, node)
 
 

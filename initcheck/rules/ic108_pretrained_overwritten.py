@@ -28,11 +28,9 @@ def check_source(source: SourceFile) -> Iterator[Finding]:
     """In one block of statements: an object is loaded, and a later statement initialises all of it."""
     if _HINT.search(source.text) is None:
         return
-    functions = {n.name: n for n in ast.walk(source.tree) if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef))}
-    for node in ast.walk(source.tree):
-        for block in (getattr(node, "body", None), getattr(node, "orelse", None)):
-            if isinstance(block, list):
-                yield from _check(source, block, functions)
+    functions = {node.name: node for node, _ in source.survey.functions}
+    for block in source.survey.blocks:
+        yield from _check(source, block, functions)
 
 
 def _check(

@@ -41,7 +41,7 @@ def check_source(source: SourceFile) -> Iterator[Finding]:
             helpers[function.name] = function
             yield from _unused(source, function)
     if any(_SCALES.intersection(_parameters(helper)) for helper in helpers.values()):
-        for node in ast.walk(source.tree):
+        for node, _ in source.survey.functions:
             if isinstance(node, ast.FunctionDef) and _SCALES.intersection(_parameters(node)):
                 yield from _not_passed_on(source, node, helpers)
 
@@ -84,8 +84,8 @@ def _not_passed_on(
 ) -> Iterator[Finding]:
     """A call of a helper that leaves the helper's default where the caller has an argument of the same name, unused."""
     own = set(_parameters(function))
-    for node in ast.walk(function):
-        if not isinstance(node, ast.Call):
+    for node, place in source.survey.calls:
+        if function not in place.functions:
             continue
         name = node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
         helper = helpers.get(name)
@@ -126,8 +126,8 @@ def _not_passed_on(
 
 def _passes(source: SourceFile, function: ast.FunctionDef) -> Iterator[Finding]:
     """A branch for a named scheme that does nothing, in a chain whose other branches initialise."""
-    for node in ast.walk(function):
-        if not isinstance(node, ast.If) or len(node.body) != 1 or not isinstance(node.body[0], ast.Pass):
+    for node, place in source.survey.ifs:
+        if len(node.body) != 1 or not isinstance(node.body[0], ast.Pass) or function not in place.functions:
             continue
         test = node.test
         if not (isinstance(test, ast.Compare) and len(test.ops) == 1 and isinstance(test.ops[0], ast.Eq)):

@@ -40,8 +40,8 @@ def check_source(source: SourceFile) -> Iterator[Finding]:
     yield from _matrix_fans(source)
     if _FAN_IN.search(source.text) is None:
         return
-    for node in ast.walk(source.tree):
-        if not isinstance(node, ast.Assign) or len(node.targets) != 1:
+    for node, _ in source.survey.assigns:
+        if len(node.targets) != 1:
             continue
         target = node.targets[0]
         if not isinstance(target, ast.Name) or _FAN_IN.fullmatch(target.id) is None:
@@ -66,9 +66,7 @@ def _matrix_fans(source: SourceFile) -> Iterator[Finding]:
     """``1 / sqrt(self.weight.size(1))`` in a class that makes the weight (in, out) and computes ``x @ self.weight``."""
     if "sqrt" not in source.text or _SECOND_SIZE.search(source.text) is None:
         return
-    for owner in ast.walk(source.tree):
-        if not isinstance(owner, ast.ClassDef):
-            continue
+    for owner, _ in source.survey.classes:
         matrices = {name for name, sizes in _parameter_sizes(source, owner) if sizes == 2}
         used = {name for name in matrices if _is_multiplied(source, owner, name)}
         for call in ast.walk(owner) if used else ():
@@ -93,8 +91,8 @@ def _matrix_fans(source: SourceFile) -> Iterator[Finding]:
 
 def _parameter_sizes(source: SourceFile, owner: ast.ClassDef) -> Iterator[tuple[str, int]]:
     """``self.<name> = nn.Parameter(torch.empty(a, b))``: the name and how many sizes are given."""
-    for node in ast.walk(owner):
-        if not isinstance(node, ast.Assign) or not isinstance(node.value, ast.Call) or not node.value.args:
+    for node in source.survey.assigns_in(owner):
+        if not isinstance(node.value, ast.Call) or not node.value.args:
             continue
         made, target = node.value.args[0], node.targets[0]
         if not isinstance(target, ast.Attribute) or not isinstance(made, ast.Call):

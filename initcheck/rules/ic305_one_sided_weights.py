@@ -40,7 +40,7 @@ def check_source(source: SourceFile) -> Iterator[Finding]:
     if not found:
         return
     written = touched(source, {name for _, name, _ in found})
-    classes = [node for node in ast.walk(source.tree) if isinstance(node, ast.ClassDef)]
+    classes = [node for node, _ in source.survey.classes]
     groups: dict[int, list[tuple[ast.Assign, str, ast.Call]]] = defaultdict(list)
     for creation in found:
         if creation[1] not in written:
@@ -52,8 +52,8 @@ def check_source(source: SourceFile) -> Iterator[Finding]:
 
 
 def _creations(source: SourceFile) -> Iterator[tuple[ast.Assign, str, ast.Call]]:
-    for node in ast.walk(source.tree):
-        if not isinstance(node, ast.Assign) or len(node.targets) != 1 or not isinstance(node.value, ast.Call):
+    for node, _ in source.survey.assigns:
+        if len(node.targets) != 1 or not isinstance(node.value, ast.Call):
             continue
         target, value = node.targets[0], node.value
         if not isinstance(target, ast.Attribute) or source.imports.resolve(value.func) not in _PARAMETER:

@@ -36,7 +36,7 @@ def check_source(source: SourceFile) -> Iterator[Finding]:
     outside = [w for w in writes if _is_zero(w) and _path(w)[0] not in ("", "self")]
     if not outside:
         return
-    classes = {node.name: node for node in ast.walk(source.tree) if isinstance(node, ast.ClassDef)}
+    classes = {node.name: node for node, _ in source.survey.classes}
     for name, node in classes.items():
         for first, second in _rows(source, name, node):
             final = _final(writes, node)
@@ -82,9 +82,11 @@ def _rows(source: SourceFile, name: str, node: ast.ClassDef) -> Iterator[tuple[s
         and any(k.arg == "bias" and isinstance(k.value, ast.Constant) and k.value.value is False for k in call.keywords)
     }
     seen: set[tuple[str, str]] = set()
-    for item in ast.walk(node):
+    for item, place in source.survey.calls if len(bare) > 1 else ():
+        if node not in place.classes:
+            continue
         outer = _own_layer(item)
-        inner = _own_layer(item.args[0]) if isinstance(item, ast.Call) and len(item.args) == 1 else ""
+        inner = _own_layer(item.args[0]) if len(item.args) == 1 else ""
         if outer in bare and inner in bare and outer != inner and (inner, outer) not in seen:
             seen.add((inner, outer))
             yield inner, outer

@@ -24,7 +24,7 @@ def check_source(source: SourceFile) -> Iterator[Finding]:
     if "init" not in source.text or _MENTIONED.search(source.text) is None:
         return
     used: set[str] = set()
-    for node, name in source.imports.references():
+    for node, name in source.imports.references(*DEPRECATED_INITIALISERS):
         if name in _OLD and isinstance(getattr(node, "ctx", None), ast.Load):
             used.add(name)
             yield _finding(source, node, _OLD[name], ast.unparse(node))

@@ -168,7 +168,7 @@ def _wrappers(source: SourceFile, writes: tuple[InitWrite, ...]) -> Iterator[Fin
     if "__name__" not in source.text or ".apply(" not in source.text:
         return
     applied = _applied(source)
-    classes = {node.name: node for node in ast.walk(source.tree) if isinstance(node, ast.ClassDef)}
+    classes = {node.name: node for node, _ in source.survey.classes}
     seen: set[ast.If] = set()
     for write in writes:
         function = write.functions[-1] if write.functions else None
@@ -201,11 +201,8 @@ def _applied(source: SourceFile) -> set[str]:
     """Names of functions that are given to ``.apply(...)`` in this file."""
     return {
         node.args[0].id if isinstance(node.args[0], ast.Name) else getattr(node.args[0], "attr", "")
-        for node in ast.walk(source.tree)
-        if isinstance(node, ast.Call)
-        and isinstance(node.func, ast.Attribute)
-        and node.func.attr == "apply"
-        and len(node.args) == 1
+        for node, _ in source.survey.calls
+        if isinstance(node.func, ast.Attribute) and node.func.attr == "apply" and len(node.args) == 1
     }
 
 

@@ -1,4 +1,4 @@
-"""What the source rules share, from one walk: every init write of a file, with class, function and guards around it."""
+"""What the source rules share, from the one walk of a file: every init write, with what encloses it."""
 
 from __future__ import annotations
 
@@ -6,12 +6,10 @@ import ast
 import functools
 import re
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from initcheck.source.file import SourceFile
+from initcheck.source.survey import FunctionNode, Place
 from initcheck.source.torch_names import DEPRECATED_INITIALISERS, INITIALISERS
-
-FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 
 _PREFIX = "torch.nn.init."
 _NAMES = {name: name for name in INITIALISERS} | {name: f"{name}_" for name in DEPRECATED_INITIALISERS}
@@ -90,71 +88,56 @@ class _Index:
 
 def init_writes(source: SourceFile) -> tuple[InitWrite, ...]:
     """All init writes of a file, in source order."""
-    return _index(source).writes if _HINT.search(source.text) is not None else ()
+    text = source.text
+    possible = ("torch" in text and _HINT.search(text) is not None) or any(
+        f".{name}(" in text for name in TENSOR_METHODS
+    )
+    return _index(source).writes if possible else ()
 
 
 def norm_calls(source: SourceFile) -> tuple[ast.Call, ...]:
-    """Calls of something whose name says that it is a batch or layer norm, in source order."""
-    return _index(source).norms if _NORM_CALL.search(source.text) is not None else ()
+    """Calls of something whose name says that it is a batch or layer norm of torch, in source order."""
+    possible = "torch" in source.text and _NORM_CALL.search(source.text) is not None
+    return _index(source).norms if possible else ()
 
 
 @functools.lru_cache(maxsize=8)
 def _index(source: SourceFile) -> _Index:
-    """One walk over the file, with a stack of its own: deeply nested expressions occur."""
     writes: list[InitWrite] = []
     norms: list[ast.Call] = []
-    stack: list[tuple[ast.AST, _Around]] = [(source.tree, _Around((), (), ()))]
-    while stack:
-        at, around = stack.pop()
-        if isinstance(at, ast.Call):
-            last = at.func.attr if isinstance(at.func, ast.Attribute) else ""
-            if not last or last in _LAST_NAMES:
-                write = _read(source, at, around)
-                if write is not None:
-                    writes.append(write)
-            name = last or (at.func.id if isinstance(at.func, ast.Name) else "")
-            if "Norm" in name:
-                norms.append(at)
-        elif isinstance(at, ast.ClassDef):
-            around = _Around((*around.classes, at), around.functions, around.guards)
-        elif isinstance(at, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
-            around = _Around(around.classes, (*around.functions, at), around.guards)
-        elif isinstance(at, ast.If):
-            inside = _Around(around.classes, around.functions, (*around.guards, at))
-            stack.extend((child, around) for child in reversed(at.orelse))
-            stack.extend((child, inside) for child in reversed(at.body))
-            stack.append((at.test, around))
+    for call, place in source.survey.calls:
+        function = call.func
+        if isinstance(function, ast.Attribute):
+            name = function.attr
+        elif isinstance(function, ast.Name):
+            name = function.id
+        else:
             continue
-        elif isinstance(at, (ast.Name, ast.Constant)):
-            continue
-        stack.extend((child, around) for child in reversed(list(ast.iter_child_nodes(at))))
+        if name in _LAST_NAMES or isinstance(function, ast.Name):
+            write = _read(source, call, place)
+            if write is not None:
+                writes.append(write)
+        if "Norm" in name:
+            norms.append(call)
     return _Index(tuple(writes), tuple(norms))
 
 
-class _Around(NamedTuple):
-    """What encloses a node."""
-
-    classes: tuple[ast.ClassDef, ...]
-    functions: tuple[FunctionNode, ...]
-    guards: tuple[ast.If, ...]
-
-
-def _read(source: SourceFile, call: ast.Call, around: _Around) -> InitWrite | None:
+def _read(source: SourceFile, call: ast.Call, place: Place) -> InitWrite | None:
     full = source.imports.resolve(call.func)
     if full is not None and full.startswith(_PREFIX):
         function = _NAMES.get(full.removeprefix(_PREFIX))
         target = call.args[0] if call.args else next((k.value for k in call.keywords if k.arg == "tensor"), None)
         if function is None or target is None or isinstance(target, ast.Starred):
             return None
-        return _write(call, function, False, target, around)
+        return _write(call, function, False, target, place)
     if full is None and isinstance(call.func, ast.Attribute) and call.func.attr in TENSOR_METHODS:
-        return _write(call, call.func.attr, True, call.func.value, around)
+        return _write(call, call.func.attr, True, call.func.value, place)
     return None
 
 
-def _write(call: ast.Call, function: str, is_method: bool, target: ast.expr, around: _Around) -> InitWrite:
+def _write(call: ast.Call, function: str, is_method: bool, target: ast.expr, place: Place) -> InitWrite:
     target = without_data(target)
-    return InitWrite(call, function, is_method, target, ast.unparse(target), *around)
+    return InitWrite(call, function, is_method, target, ast.unparse(target), *place[1:])
 
 
 def without_data(expression: ast.expr) -> ast.expr:
@@ -184,14 +167,10 @@ def text_of(expression: ast.expr) -> str:
 def layer_attributes(source: SourceFile) -> dict[str, dict[str, ast.Call]]:
     """Per class, ``self.<name> = nn.<Layer>(...)``: attribute name to the constructing call (if it is only one)."""
     found: dict[str, dict[str, ast.Call]] = {}
-    for node in ast.walk(source.tree):
-        if not isinstance(node, ast.ClassDef):
-            continue
+    for node, _ in source.survey.classes:
         layers: dict[str, ast.Call] = {}
         twice: set[str] = set()
-        for item in ast.walk(node):
-            if not isinstance(item, ast.Assign):
-                continue
+        for item in source.survey.assigns_in(node):
             for target in item.targets:
                 if not (isinstance(target, ast.Attribute) and isinstance(target.value, ast.Name)):
                     continue

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
+import gc
 import re
 import threading
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,10 +20,23 @@ from initcheck.source.imports import Imports
 from initcheck.source.modules import can_hold_modules
 from initcheck.source.notebook import decode_notebook, is_notebook
 from initcheck.source.suppressions import Suppressions
+from initcheck.source.survey import Survey
 
 __all__ = ["SourceError", "SourceFile"]
 
-_WARNINGS_LOCK = threading.Lock()  # warnings.catch_warnings swaps global state
+_GLOBAL_LOCK = threading.Lock()  # warnings.catch_warnings and the garbage collector's switch are global state
+
+
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """A parser makes many objects and no garbage: looking for some takes longer than parsing."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 @dataclass(frozen=True)
@@ -69,7 +85,12 @@ class SourceFile:
     @functools.cached_property
     def imports(self) -> Imports:
         """What the file's names stand for; ``imports.resolve(expression)``."""
-        return Imports(self.tree)
+        return Imports(self.survey)
+
+    @functools.cached_property
+    def survey(self) -> Survey:
+        """The one walk over the tree."""
+        return Survey(self.tree)
 
     @functools.cached_property
     def classes(self) -> locate.Classes:
@@ -130,7 +151,7 @@ def _parse(text: str) -> ast.Module:
         before = split_lines(text[: text.index("\0")])
         raise SourceError(NULL_BYTE, len(before), len(before[-1]) + 1)
     try:
-        with _WARNINGS_LOCK, warnings.catch_warnings():
+        with _GLOBAL_LOCK, warnings.catch_warnings(), _no_collection():
             warnings.simplefilter("ignore")  # invalid escapes are for other linters to report
             return ast.parse(text)
     except SyntaxError as error:
