@@ -80,7 +80,9 @@ def main(argv: list[str]) -> None:
     torch.manual_seed(0)
     x = torch.randn(8, 3, 12, 12)
     patterns = torch.randn(CLASSES, 3, 1, 1) + 0.5 * torch.randn(CLASSES, 3, 12, 12)
-    print(f"{'layers':>6}  {'init':6} {'std before the head':>20}  {'loss at first':>13} {'best':>8} {'last 5':>8}  expected")
+    print(
+        f"{'layers':>6}  {'init':6} {'std before the head':>20}  {'loss at first':>13} {'best':>8} {'last 5':>8}  expected"
+    )
     for blocks in depths:
         for name, scheme in (("He", he), ("Fixup", fixup)):
             torch.manual_seed(1)

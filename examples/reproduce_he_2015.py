@@ -66,7 +66,11 @@ def main(argv: list[str]) -> None:
         model = initialised(scheme)
         std = initcheck.measure(model, (torch.randn(BATCH, WIDTH),), compare=False).layers[-2].forward_std or 0.0
         seen = losses(model, centres, steps)
-        print(f"{name:16} {std:10.2g}             " + " ".join(f"{seen[m]:6.3f}" for m in marks) + f"        {expected[name]}")
+        print(
+            f"{name:16} {std:10.2g}             "
+            + " ".join(f"{seen[m]:6.3f}" for m in marks)
+            + f"        {expected[name]}"
+        )
     print(f"(chance: {torch.tensor(CLASSES).log():.3f})")
 
 

@@ -42,11 +42,16 @@ def main(argv: list[str]) -> None:
     variances = (0.001, 0.02) if "--quick" in argv else (0.001, 0.01, 0.02, 0.1, 1.0)
     torch.set_num_threads(1)
     x = torch.randn(256, 100, dtype=torch.float64)  # variance 1 reaches 1e42, beyond float32
-    print(f"{'variance':>8}  {'':9} {'forward std in layers 1, 25, 50':^34} {'gradient std in layers 50, 25, 1':^34} expected")
+    print(
+        f"{'variance':>8}  {'':9} {'forward std in layers 1, 25, 50':^34} {'gradient std in layers 50, 25, 1':^34} expected"
+    )
     for variance in variances:
         torch.manual_seed(0)
         model = network(variance).double()
-        for how, report in (("predicted", initcheck.analyze(model, (x,))), ("measured", initcheck.measure(model, (x,), compare=False))):
+        for how, report in (
+            ("predicted", initcheck.analyze(model, (x,))),
+            ("measured", initcheck.measure(model, (x,), compare=False)),
+        ):
             rows = [report.layers[i] for i in (0, 24, 49)]
             forward = [row.forward_std or 0.0 for row in rows]
             gradient = [row.grad_std or 0.0 for row in reversed(rows)]
