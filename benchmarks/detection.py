@@ -11,13 +11,17 @@ a code that names the mistake, at a spoiled layer; *false errors*: errors on mut
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
+import subprocess
 import sys
+import sysconfig
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import record
 import torch
 from mutant_rows import Row
 
@@ -56,6 +60,27 @@ def seeded(rows: Sequence[Row], mutations: Sequence[Any], verbose: bool) -> None
         print(f"not judged: {problem}")
 
 
+def peers(python: Path, cache: Path, only: str, rows: Sequence[Row]) -> None:
+    """Other libraries on the same live mutants, run in their environment."""
+    paths = [str(Path(__file__).parent.parent), sysconfig.get_path("purelib")]
+    script = Path(__file__).with_name("detection_peers.py")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
+    subprocess.run([str(python), str(script), str(cache), only], env=environment, check=True)
+    said = record.keyed(cache / "peers.jsonl")
+    mine = [r for r in rows if r.layers and not r.problem and (r.mutation, r.model, r.site) in said]
+    print(f"\n{'on the same live mutants':26}{'harmful':>8}{'found':>7}{'recall':>8}{'harmless':>10}", end="")
+    print(f"{'alarms':>8}{'failed':>8}")
+    for name in ("initcheck", *next(iter(said.values()), {})):
+        found = [r.detected if name == "initcheck" else said[r.mutation, r.model, r.site][name]["found"] for r in mine]
+        failed = (
+            0 if name == "initcheck" else sum(bool(said[r.mutation, r.model, r.site][name]["problem"]) for r in mine)
+        )
+        hits = sum(f for f, r in zip(found, mine, strict=True) if r.harmful)
+        alarms = sum(f for f, r in zip(found, mine, strict=True) if not r.harmful)
+        harmful = sum(r.harmful for r in mine)
+        print(f"{name:26}{harmful:8}{hits:7}{hits / max(harmful, 1):8.3f}{len(mine) - harmful:10}{alarms:8}{failed:8}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help="with --silence: parts of the names of the models to check")
@@ -63,8 +88,10 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, help="folder that keeps what was measured and found")
     parser.add_argument("--only", default="", help="only mutants whose name or model contains this")
     parser.add_argument("--verbose", action="store_true", help="list what is missed, misplaced and false")
-    parser.add_argument("--part", choices=("", "live", "source"), default="", help="only these mutants")
+    parser.add_argument("--part", choices=("", "live", "source", "real"), default="", help="only this")
     parser.add_argument("--real", type=Path, help="folder with checkouts of public projects, owner+repo")
+    parser.add_argument("--cases", type=Path, help="a table of real files beside cases.tsv (see ``real_cases.py``)")
+    parser.add_argument("--peers", type=Path, help="python of an environment with anyinit, torch-audit and torchdiag")
     parser.add_argument("--silence", action="store_true", help="check good models, unmutated")
     parser.add_argument("--most", type=int, default=0, help="with --silence: at most so many models")
     parser.add_argument("--again", default="", help="verdicts to make anew: see ``run`` and ``sweep``")
@@ -78,9 +105,10 @@ def main() -> None:
 
         if options.cache is None:
             sys.exit("--silence needs --cache FOLDER")
-        silence.report(silence.sweep(options.cache, options.names, options.again, options.most))
+        silence.report(silence.sweep(options.cache, options.names, options.again, options.most, options.jobs))
         return
     import live_mutants
+    import real_cases
     import source_mutants
     from mutants import MUTATIONS
     from source_mutations import SOURCE_MUTATIONS
@@ -101,7 +129,13 @@ def main() -> None:
         if options.part in ("", "source"):
             rows += source_mutants.run(cache, options.real, **given)
             mutations += SOURCE_MUTATIONS
-        seeded(rows, mutations, options.verbose)
+        if rows:
+            seeded(rows, mutations, options.verbose)
+        if options.peers is not None:
+            peers(options.peers, cache, options.only, rows)
+        if options.part in ("", "real") and options.real is not None:
+            outcomes = real_cases.run(cache, options.real, options.cases, options.only, options.again, options.jobs)
+            real_cases.report(outcomes, options.verbose)
 
 
 if __name__ == "__main__":

@@ -112,7 +112,7 @@ def _mutants(cache: Path, name: str, keys: Sequence[record.Key], effects: dict[r
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
     good = next(m for m in good_models() if m.name == name)
-    model, args, kwargs = _built(good)
+    model, args, kwargs = built(good)
     before = {
         (f.code, f.parameter) for f in _audit(model, args, kwargs)[1].report.findings if f.severity >= Severity.WARNING
     }
@@ -144,7 +144,7 @@ def _mutants(cache: Path, name: str, keys: Sequence[record.Key], effects: dict[r
         record.append_keyed(cache / "verdicts.jsonl", key, verdict)
 
 
-def _built(good: zoo.Model) -> tuple[nn.Module, Any, Any]:
+def built(good: zoo.Model) -> tuple[nn.Module, Any, Any]:
     torch.manual_seed(0)
     with contextlib.redirect_stdout(io.StringIO()):
         model = good.build().train()

@@ -24,15 +24,34 @@ def timm_models() -> dict[str, Model]:
 
 
 def mixed(names: Iterable[str]) -> list[str]:
-    """The names in turns, one of each of timm's families after the other: the first hundred are a fair sample."""
+    """The names in turns, small ones first, one of each of timm's families after the other: a fair sample always."""
     import timm
 
     family = {f"timm:{name}": module for module in timm.list_modules() for name in timm.list_models(module=module)}
     groups: dict[str, list[str]] = defaultdict(list)
     for name in names:
         groups[family.get(name, name.partition(":")[0])].append(name)
-    turns = itertools.zip_longest(*groups.values())
+    turns = itertools.zip_longest(*(sorted(group, key=_size) for group in groups.values()))
     return [name for turn in turns for name in turn if name is not None]
+
+
+# fmt: off
+_SMALL = (
+    "test", "atto", "femto", "pico", "nano", "xxs", "xx", "tiny", "_t_", "_t", "mini", "xs", "x_s", "lite", "small",
+    "_s_", "_s", "b0", "b1", "18", "10", "26", "34", "_m_", "base", "_b_", "50",
+)
+_LARGE = (
+    "giant", "gigantic", "huge", "xlarge", "so400m", "so150m", "enormous", "_g_", "_h_",
+    "large", "_l_", "_xl", "101", "152", "200", "b6", "b7", "b8",
+)
+# fmt: on
+
+
+def _size(name: str) -> tuple[int, str]:
+    """A guess at a model's size from its name, for the order only."""
+    if any(word in name for word in _LARGE):
+        return len(_SMALL) + 1, name
+    return next((rank for rank, word in enumerate(_SMALL) if word in name), len(_SMALL)), name
 
 
 def _timm(name: str) -> Model:

@@ -45,6 +45,12 @@ def stale(code: str, name: str, again: str) -> bool:
     return bool(again) and (code != code_version() if again == "old" else again in name)
 
 
+def environment() -> dict[str, str]:
+    """For a process that runs this checkout's initcheck."""
+    paths = [str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": "1"}
+
+
 @functools.cache
 def code_version() -> str:
     """Fingerprint of initcheck's own source: tells verdicts of this code from those of another."""

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
-import os
+import itertools
 import re
 import resource
 import signal
@@ -19,8 +18,11 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+
+import record
 
 MAX_BYTES = 2_500_000_000
 """A worker that has grown to this ends after the model at hand."""
@@ -105,24 +107,20 @@ def _bytes_used() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def work(record: Path, names: Sequence[str]) -> None:
+def work(path: Path, names: Sequence[str]) -> None:
     """Check models until all are done or the process has grown too large."""
     warnings.filterwarnings("ignore")
-    with record.open("a") as out:
-        for name in names:
-            out.write(json.dumps({"model": name, "begun": True}) + "\n")
-            out.flush()
-            out.write(json.dumps(check(name)) + "\n")
-            out.flush()
-            if _bytes_used() > MAX_BYTES:
-                return
+    for name in names:
+        record.append(path, {"model": name, "begun": True})
+        record.append(path, {**check(name), "code": record.code_version()})
+        if _bytes_used() > MAX_BYTES:
+            return
 
 
-def read(record: Path) -> dict[str, dict[str, Any]]:
+def read(path: Path) -> dict[str, dict[str, Any]]:
     """The last line of each model; a model whose worker died while at it counts as failed."""
     rows: dict[str, dict[str, Any]] = {}
-    for line in record.read_text().splitlines() if record.exists() else ():
-        row = json.loads(line)
+    for row in record.rows(path):
         if row.pop("begun", False):
             row = {**row, "failed": "the worker died (memory)"}
         rows[row["model"]] = row
@@ -133,34 +131,51 @@ def is_loud(row: dict[str, Any]) -> bool:
     return any(f["severity"] in LOUD for f in row.get("findings", ()))
 
 
-def sweep(cache: Path, only: Sequence[str], again: str, most: int) -> dict[str, dict[str, Any]]:
-    """Check what the record does not yet hold.
+def sweep(cache: Path, only: Sequence[str], again: str, most: int, jobs: int) -> dict[str, dict[str, Any]]:
+    """Check what the record does not yet hold; can be stopped at any time and goes on where it was.
 
-    ``again``: ``loud``, ``failed`` or a part of a name: what to check anew. ``most``: at most so many models.
+    Args:
+        cache: folder of the record.
+        only: parts of names; none: every model.
+        again: what to check anew: ``loud``, ``failed``, ``old`` (of another version of the code) or a part of a name.
+        most: at most so many models, 0 for all: first a small one of each family, then the next.
+        jobs: processes.
     """
     from models import all_models, mixed
 
     cache.mkdir(parents=True, exist_ok=True)
-    record = cache / "silence.jsonl"
+    path = cache / "silence.jsonl"
     names = mixed(n for n in _cached(all_models) if not only or any(part in n for part in only))[: most or None]
-    known = read(record)
-    if again == "loud":
-        known = {n: row for n, row in known.items() if not is_loud(row)}
-    elif again == "failed":
-        known = {n: row for n, row in known.items() if "failed" not in row}
-    elif again:
-        known = {n: row for n, row in known.items() if again not in n}
+    known = {n: row for n, row in read(path).items() if not _to_repeat(row, again)}
     todo = [name for name in names if name not in known]
+    with ThreadPoolExecutor(jobs) as pool:
+        for done in [pool.submit(_work_apart, path, todo[start::jobs]) for start in range(jobs)]:
+            done.result()
+    return {name: row for name, row in read(path).items() if name in names}
+
+
+def _to_repeat(row: dict[str, Any], again: str) -> bool:
+    if again == "loud":
+        return is_loud(row)
+    if again == "failed":
+        return "failed" in row
+    return record.stale(row.get("code", ""), row["model"], again)
+
+
+def _work_apart(path: Path, todo: list[str]) -> None:
+    """Check models in processes, each of which ends after a batch or when it has grown too large."""
+    begun = len(todo)
     while todo:
-        command = [sys.executable, str(Path(__file__).resolve()), str(record), *todo[:60]]
-        subprocess.run(command, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"})
-        done = {row for row, value in read(record).items() if value.get("seconds") is not None or "failed" in value}
-        left = [name for name in todo if name not in done or name in todo[60:]]
+        command = [sys.executable, str(Path(__file__).resolve()), str(path), *todo[:60]]
+        before = sum(1 for _ in record.rows(path))
+        subprocess.run(command, check=False, env=record.environment())
+        new = list(itertools.islice(record.rows(path), before, None))
+        touched = {row["model"] for row in new}
+        left = [name for name in todo if name not in touched]
         if len(left) == len(todo):
             raise RuntimeError("the worker checks nothing: see its output above")
         todo = left
-        print(f"# {len(todo)} models to go", file=sys.stderr, flush=True)
-    return {name: row for name, row in read(record).items() if name in names}
+        print(f"# {begun - len(todo)} of {begun} models", file=sys.stderr, flush=True)
 
 
 def report(rows: dict[str, dict[str, Any]]) -> None:

@@ -6,6 +6,7 @@ How the harm is measured, by the mutation's ``effect``:
 
 - ``arrival``: some weight does not have the distribution that the good file gives it (its std is off by a fourth, its
   mean by a fourth of the std, or it holds memory that nobody wrote), or the file's init raises;
+- ``copy``: the weights are not those that come of the same draws where a copy is the tensor itself;
 - ``overwritten``: nothing is left of the line that was put in; ``loaded``: weights that were loaded are gone;
 - ``copies``: two weights are equal that differ in the good model; ``norms``: a norm layer's output is off by a fourth;
 - ``units``, ``signal``: as for live models (``harm.py``).
@@ -24,8 +25,10 @@ import types
 import warnings
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import torch
+import zoo
 from harm import Harm, signal_harm, unit_harm
 from torch import nn
 
@@ -98,6 +101,25 @@ def differing(good: dict[str, torch.Tensor], spoiled: dict[str, torch.Tensor]) -
     return found
 
 
+def lines_run(job: dict[str, Any], path: str) -> set[int]:
+    """Lines of the file that run while its model is built."""
+    seen: set[int] = set()
+
+    def watch(frame: types.FrameType, event: str, _: Any) -> Any:
+        if frame.f_code.co_filename != path:
+            return None
+        seen.add(frame.f_lineno)
+        return watch
+
+    sys.settrace(watch)
+    try:
+        with contextlib.suppress(Exception):
+            built(job, path)
+    finally:
+        sys.settrace(None)
+    return seen
+
+
 def effect(kind: str, job: dict[str, Any], path: str) -> Harm:
     """Harm of one mutant."""
     good, args, kwargs = built(job, job["good"])
@@ -105,6 +127,8 @@ def effect(kind: str, job: dict[str, Any], path: str) -> Harm:
     try:
         if kind == "loaded":
             return _loaded(job, path)
+        if kind == "copy":
+            return _copy(job, path)
         if kind == "overwritten":
             return _overwritten(job, path)
         model, args, kwargs = built(job, path)
@@ -144,6 +168,20 @@ def _loaded(job: dict[str, Any], path: str) -> Harm:
         nn.Module.load_state_dict, torch.load = kept  # type: ignore[method-assign]
     lost = [name for name, value in model.named_parameters() if not bool((value == LOADED).all())]
     return Harm(bool(lost), f"{len(lost)} loaded weights are gone")
+
+
+def _copy(job: dict[str, Any], path: str) -> Harm:
+    """Against the same draws where a copy is the tensor itself."""
+    kept = torch.Tensor.clone, torch.Tensor.double
+    lost = built(job, path)[0]
+    torch.Tensor.clone = torch.Tensor.double = lambda self, *_, **__: self  # type: ignore[method-assign,assignment]
+    try:
+        arrived = built(job, path)[0]
+    finally:
+        torch.Tensor.clone, torch.Tensor.double = kept  # type: ignore[method-assign]
+    pairs = zip(lost.named_parameters(), arrived.parameters(), strict=True)
+    different = [name for (name, one), other in pairs if not torch.equal(one, other)]
+    return Harm(bool(different), f"{len(different)} weights are not written: {(different or [''])[0]}")
 
 
 def _overwritten(job: dict[str, Any], path: str) -> Harm:
@@ -198,8 +236,12 @@ def main() -> None:
     torch.use_deterministic_algorithms(True, warn_only=True)  # fills unwritten memory with NaN
     job = json.loads(sys.stdin.read())
     sys.path[:0] = job["paths"]
+    zoo.declare_missing_ops()
+    sys.modules.setdefault("gym", MagicMock())
     for mutant in job["mutants"]:
         try:
+            if not lines_run(job, mutant["path"]) & set(mutant["lines"]):
+                raise LookupError("the measured model does not run the line")
             harm = effect(mutant["effect"], job, mutant["path"])
             said = {"harmful": harm.harmful, "why": harm.why, "problem": ""}
         except Exception as error:

@@ -7,7 +7,6 @@ Effects and verdicts are kept apart, as for live mutants: ``source_effects.jsonl
 from __future__ import annotations
 
 import json
-import os
 import random
 import subprocess
 import sys
@@ -65,7 +64,6 @@ GOOD = (
     Good("", "vit.py", "ViT()", _IMAGE),
     Good("", "lstm_classifier.py", "LSTMClassifier(500)", _IDS),
     Good("", "mobilenet.py", "MobileNet()", _IMAGE),
-    Good("", "norm_free_resnet.py", "NormFreeResNet()", "(torch.randn(32, 64),)"),
     Good("karpathy/nanoGPT", "model.py", "GPT(GPTConfig(n_layer=4, n_head=4, n_embd=128, vocab_size=512))", _IDS),
     Good(
         "karpathy/minGPT", "mingpt/model.py", "GPT(config)", _IDS,
@@ -73,7 +71,7 @@ GOOD = (
         "vocab_size=512, block_size=64, embd_pdrop=.1, resid_pdrop=.1, attn_pdrop=.1)",
     ),
     Good("bamos/densenet.pytorch", "densenet.py", "DenseNet(12, 22, 0.5, 10, True)", _IMAGE),
-    Good("chengyangfu/pytorch-vgg-cifar10", "vgg.py", "vgg11_bn()", _IMAGE),
+    Good("chengyangfu/pytorch-vgg-cifar10", "vgg.py", "vgg11()", _IMAGE),
     Good("meliketoy/wide-resnet.pytorch", "networks/wide_resnet.py", "Wide_ResNet(10, 2, 0.3, 10)", _IMAGE),
     Good(
         "ikostrikov/pytorch-a2c-ppo-acktr-gail", "a2c_ppo_acktr/model.py", "MLPBase(8)",
@@ -196,22 +194,17 @@ def _measure(
     for index, (key, slip, effect) in enumerate(missing):
         written = file.with_name(f"{file.stem}_{index}.py")
         written.write_text(slip.text)
-        mutants.append({"key": key, "effect": effect, "path": str(written)})
+        mutants.append({"key": key, "effect": effect, "path": str(written), "lines": sorted(slip.lines)})
     job = {
         "good": str(file), "paths": [str(root), str(file.parent)], "build": good.build, "inputs": good.inputs,
         "prelude": good.prelude, "mutants": mutants,
     }  # fmt: skip
     command = [sys.executable, str(HERE / "source_effect.py")]
-    done = subprocess.run(command, input=json.dumps(job), capture_output=True, text=True, env=_environment())
+    done = subprocess.run(command, input=json.dumps(job), capture_output=True, text=True, env=record.environment())
     said = {tuple(row.pop("key")): row for row in map(json.loads, filter(None, done.stdout.splitlines()))}
     for key, _, _ in missing:
         lost = {"harmful": False, "why": "", "problem": f"not measured: {done.stderr.strip()[-200:]}"}
         record.append_keyed(path, key, said.get(key, lost))
-
-
-def _environment() -> dict[str, str]:
-    paths = [str(HERE.parent), os.environ.get("PYTHONPATH", "")]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": "1"}
 
 
 def _judge(cases: Path | None, folder: Path, path: Path, good: Good, slips: Sequence[tuple[record.Key, Slip]]) -> None:
@@ -219,7 +212,7 @@ def _judge(cases: Path | None, folder: Path, path: Path, good: Good, slips: Sequ
     files = [_placed(good, cases, text, folder) for text in (None, *(slip.text for _, slip in slips))]
     command = [sys.executable, "-m", "initcheck", *map(str, files), "--output-format", "json", "--jobs", "1"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, env=_environment())
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, env=record.environment())
         findings, problem = json.loads(done.stdout)["findings"], ""
     except (subprocess.TimeoutExpired, json.JSONDecodeError) as error:
         findings, problem = [], f"{type(error).__name__}: {error}"[:200]

@@ -154,13 +154,15 @@ def _equals(source: Text) -> Iterator[str]:
             yield source.with_((call, f"{source.of(call.func.value)} == {source.of(call.args[0])}"))
 
 
-def _before_all(source: Text) -> Iterator[str]:
+def _before_all(source: Text) -> Iterator[tuple[str, tuple[ast.AST, ...]]]:
     """The init runs right after ``super().__init__()``."""
     for function in _constructors(source):
         start = _super_call(function.body)
         for index, statement in enumerate(function.body):
             if start is not None and index > start + 1 and _init_statement(statement):
-                yield source.moved(statement, function.body[start + 1])
+                called = re.match(r"self\.(\w+)\(", ast.unparse(statement))
+                methods = [f for f in source.walk(ast.FunctionDef) if called and f.name == called[1]]  # type: ignore[attr-defined]
+                yield source.moved(statement, function.body[start + 1]), tuple(methods)
 
 
 def _return_inside(source: Text) -> Iterator[str]:
@@ -469,8 +471,8 @@ SOURCE_MUTATIONS = (
         _reparametrised("torch.nn.utils.parametrizations.weight_norm"),
     ),
     SourceMutation("fan of the wrong axis", ("IC301", *SCALE), "arrival", _wrong_fan),
-    SourceMutation("init of a clone", ("IC113",), "arrival", _copy(".data.clone()")),
-    SourceMutation("init of a converted copy", ("IC113",), "arrival", _copy(".data.double()")),
+    SourceMutation("init of a clone", ("IC113",), "copy", _copy(".data.clone()")),
+    SourceMutation("init of a converted copy", ("IC113",), "copy", _copy(".data.double()")),
     SourceMutation("same layer named twice", ("IC103",), "arrival", _same_name_twice, 2),
     SourceMutation("constant guard", ("IC107",), "arrival", _or_constant, 2),
     SourceMutation("std given as the mean", ("IC802", *SCALE), "arrival", _mean_for_std, 2),
