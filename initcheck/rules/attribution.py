@@ -54,8 +54,11 @@ _LOSE = ("ic104_init_recomputed", "ic106_init_before_layers", "ic111_init_functi
 
 
 def init_is_lost(context: ModelContext, *, at_least: Severity = Severity.WARNING) -> bool:
-    """Whether a rule that reads the source says that an init of the file does not arrive: torch's default stands."""
+    """Whether a rule about init that does not arrive says that an init of the file does not arrive: torch's default stands."""
     if context.source is None:
         return False
-    rules = (importlib.import_module(f"initcheck.rules.{name}") for name in _LOSE)
-    return any(found.severity >= at_least for rule in rules for found in rule.check_source(context.source))
+    rules = [importlib.import_module(f"initcheck.rules.{name}") for name in _LOSE]
+    built = [rule for rule in rules if hasattr(rule, "check_model")]
+    return any(found.severity >= at_least for rule in rules for found in rule.check_source(context.source)) or any(
+        found.severity >= at_least for rule in built for found in rule.check_model(context)
+    )

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 from initcheck.findings import Finding, Fix, Severity, Substitute
 from initcheck.rules.base import finding
 from initcheck.rules.source_index import InitWrite, init_writes, layer_type, narrowed_types
-from initcheck.rules.writes import listed
+from initcheck.rules.writes import counted, final_write, listed
 
 if TYPE_CHECKING:
+    from initcheck.rules.base import ModelContext
     from initcheck.source.file import SourceFile
 
 CODE = "IC106"
@@ -280,3 +281,87 @@ def _blocks(loop: ast.For) -> Iterator[list[ast.stmt]]:
 
 def _is_none(value: ast.expr) -> bool:
     return isinstance(value, ast.Constant) and value.value is None
+
+
+# -- from the init log: a loop of the constructor that reached nothing -----------------------------------------------
+
+
+def check_model(context: ModelContext) -> Iterator[Finding]:
+    """Init loops of constructors that wrote nothing, though the model has layers of the types that they ask for.
+
+    Layers that are made elsewhere and handed to the constructor show only here.
+    """
+    source = context.source
+    if source is None or context.trace.weights_are_data or any(True for _ in check_source(source)):
+        return
+    lines = {
+        frame.location.line
+        for record in context.trace.parameters.values()
+        for write in record.writes
+        for frame in write.stack
+        if frame.location.path == source.path
+    }
+    seen: set[str] = set()
+    for path, module in context.trace.modules.items():
+        name = module.type_name.rpartition(".")[2]
+        owner = source.find_class(name)
+        if owner is None or name in seen:
+            continue
+        seen.add(name)
+        methods = {item.name: item for item in owner.body if isinstance(item, ast.FunctionDef)}
+        for statement in methods["__init__"].body if "__init__" in methods else ():
+            yield from _reached_nothing(context, source, path, statement, methods, lines)
+
+
+def _reached_nothing(
+    context: ModelContext,
+    source: SourceFile,
+    path: str,
+    statement: ast.stmt,
+    methods: dict[str, ast.FunctionDef],
+    lines: set[int],
+) -> Iterator[Finding]:
+    types = _step(source, statement, methods)
+    loop = _loop_of(statement, methods)
+    if not types or loop is None or not all(kind[:1].isupper() for kind in types):
+        return
+    inside = [w for w in init_writes(source) if loop.lineno <= w.node.lineno <= (loop.end_lineno or 0)]
+    plain = all(_is_by_type(guard) for w in inside for guard in w.guards if guard.lineno >= loop.lineno)
+    if not plain or any(w.node.lineno <= n <= (w.node.end_lineno or 0) for w in inside for n in lines):
+        return
+    prefix = f"{path}." if path else ""
+    missed = [
+        record
+        for record in context.trace.parameters.values()
+        if record.name.startswith(prefix) and record.module_type.rpartition(".")[2] in types and len(record.shape) > 1
+    ]
+    if missed and all(final_write(record) is None for record in missed):
+        yield finding(
+            CODE,
+            f"this reached none of the {counted(len(missed), 'layer')} of the types that it initialises "
+            f"({listed([record.module for record in missed])}): they were not attached yet",
+            source.location(statement.iter if isinstance(statement, ast.For) else statement),
+            model=context.trace.model,
+            parameter=missed[0].name,
+            suggestion="move it to the end of __init__",
+            late=len(missed),
+        )
+
+
+def _loop_of(statement: ast.stmt, methods: dict[str, ast.FunctionDef]) -> ast.For | None:
+    """The loop that a statement is, or that a method which it calls has among its own statements."""
+    if isinstance(statement, ast.For):
+        return statement
+    call = statement.value if isinstance(statement, ast.Expr) else None
+    if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute):
+        method = methods.get(call.func.attr)
+        return next((s for s in method.body if isinstance(s, ast.For)), None) if method is not None else None
+    return None
+
+
+def _is_by_type(guard: ast.If) -> bool:
+    """``isinstance(m, ...)``, or ``m.bias is not None``."""
+    test = guard.test
+    if isinstance(test, ast.Call):
+        return ast.unparse(test.func) == "isinstance"
+    return isinstance(test, ast.Compare) and isinstance(test.ops[0], ast.IsNot)

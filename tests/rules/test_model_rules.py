@@ -113,6 +113,24 @@ MEMORY = """
     y = model(torch.randn(8, 20, 16))
 """
 
+HANDED = """
+    class Net(nn.Module):
+        def __init__(self, features):
+            super().__init__()
+            {before}
+            for m in self.modules():
+                if isinstance(m, nn.Linear):
+                    nn.init.kaiming_normal_(m.weight)
+                    nn.init.zeros_(m.bias)
+            {after}
+
+        def forward(self, x):
+            return self.features(x)
+
+    model = Net(nn.Sequential(nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 4)))
+    y = model(torch.randn(8, 32))
+    """
+
 FOUND = {
     "IC705 a frozen zero": (
         GATED.format(trained="False"),
@@ -160,6 +178,10 @@ FOUND = {
         BLOCKS.format(test="name.endswith('up.weight')"),
         ("IC403", "warning", "if name.endswith('up.weight'):"),
     ),
+    "IC106 layers that are handed over": (
+        HANDED.format(before="pass", after="self.features = features"),
+        ("IC106", "error", "for m in self.modules():"),
+    ),
     "IC105 a slip of the pen": (
         BLOCKS.format(test="'dwon.weight' in name"),
         ("IC105", "error", "if 'dwon.weight' in name:"),
@@ -169,6 +191,7 @@ FOUND = {
 QUIET = {
     "a norm behind each": DECODER.format(norm="nn.BatchNorm2d(b)", call="nn.init.kaiming_normal_(m.weight)"),
     "DCGAN's std": DECODER.format(norm="nn.Identity()", call="nn.init.normal_(m.weight, 0, 0.05)"),
+    "layers that are handed over in time": HANDED.format(before="self.features = features", after="pass"),
     "branch ends": BLOCKS.format(test="name.endswith('down.weight')"),
     "a gate that is trained": GATED.format(trained="True"),
     "relu on what is measured": SCORES.format(
