@@ -54,7 +54,7 @@ _LOSE = ("ic104_init_recomputed", "ic106_init_before_layers", "ic111_init_functi
 
 
 def init_is_lost(context: ModelContext, *, at_least: Severity = Severity.WARNING) -> bool:
-    """Whether a rule about init that does not arrive says that an init of the file does not arrive: torch's default stands."""
+    """Whether another rule says that an init of the file does not arrive, so that torch's default stands."""
     if context.source is None:
         return False
     rules = [importlib.import_module(f"initcheck.rules.{name}") for name in _LOSE]

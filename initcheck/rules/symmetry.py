@@ -232,13 +232,12 @@ class _Run:
         yield from self._shut_norms()
 
     def _shut_norms(self) -> Iterator[ParameterRecord]:
-        """Weights of norm layers that are zero with their bias, in front of a ReLU: its slope at zero is zero."""
+        """Weights of norm layers that are zero with their bias, where no gradient comes back: a ReLU stands at zero."""
         for node in self.trace.graph.nodes:
             if _op(node) not in _NORMS or self.backward.get(node) is not ZERO:
                 continue
             records = self._affine(node)
-            behind = [user for user in node.users if _op(user) in _DEAD_AT_ZERO]
-            if records and all(_is_zero(r) and r.requires_grad for r in records) and len(behind) == len(node.users):
+            if records and all(_is_zero(r) and r.requires_grad for r in records):
                 yield records[0]
 
     def _behind_output(self, *, cut: bool) -> set[torch.fx.Node]:
