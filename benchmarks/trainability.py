@@ -3,8 +3,12 @@
 Each net is judged by ``initcheck.analyze`` and then trained with SGD with momentum and with Adam, at three learning
 rates each. A net learns if any of the six reaches 70 % accuracy of ten classes. Where the verdict is an error,
 ``initcheck.apply(net, "suggested")`` rewrites the weights and the net is trained again. Printed: a table by kind of
-net, the area under the ROC curve of the verdict (none, info, warning, error) as a forecast of failure, every
-disagreement, and the nets that the suggestion does not mend.
+net, the area under the ROC curve of the verdict as a forecast of failure, every disagreement, and the nets that the
+suggestion does not mend.
+
+The verdict is scored in three ways: *ordered* by its severity (none, info, warning, error), and within one severity by
+the decades of the predicted reach off 1; by *severity* alone; and as *error or not*. Thresholds were set by looking at
+every second net (the first half); both halves are printed.
 
     python benchmarks/trainability.py [--quick] [--held-out] [--cache FOLDER] [--jobs 2] [--settings N]
 
@@ -18,11 +22,12 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
 import multiprocessing
 import time
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -35,6 +40,8 @@ import initcheck
 
 STEPS = {"mlp": 400, "cnn": 200}
 GRADES = ("none", "info", "warning", "error")
+FARTHEST = 400.0
+"""Decades off the healthy reach of what has no reach at all: dead units, or units all alike."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +59,15 @@ class Result:
     @property
     def learns(self) -> bool:
         return any(step is not None for step in self.steps)
+
+    @property
+    def decades(self) -> float:
+        """How far the predicted reach is off 1, as far as a finding gives it; 0 for a net without a finding."""
+        if self.grade == "none":
+            return 0.0
+        if self.reach is None:
+            return FARTHEST if self.grade == "error" else 0.0
+        return abs(math.log10(self.reach)) if self.reach > 0 else FARTHEST
 
     @property
     def learns_mended(self) -> bool:
@@ -101,10 +117,26 @@ def run(job: tuple[Spec, int, int | None, Path | None]) -> Result:
     return Result(spec, grade, codes, reach, steps, mended, changes)
 
 
-def area(results: Sequence[Result], rank: dict[str, int]) -> float:
-    """Area under the ROC curve: how often a net that fails is graded above one that learns (ties count half)."""
-    fails = [rank[r.grade] for r in results if not r.learns]
-    learns = [rank[r.grade] for r in results if r.learns]
+Score = tuple[float, ...]
+
+
+def ordered(result: Result) -> Score:
+    """Severity, then how far the reach that the finding gives is off 1, in decades."""
+    return *by_severity(result), result.decades
+
+
+def by_severity(result: Result) -> Score:
+    return (GRADES.index(result.grade),)
+
+
+def error_or_not(result: Result) -> Score:
+    return (result.grade == "error",)
+
+
+def area(results: Sequence[Result], score: Callable[[Result], Score]) -> float:
+    """Area under the ROC curve: how often a net that fails scores above one that learns (ties count half)."""
+    fails = [score(r) for r in results if not r.learns]
+    learns = [score(r) for r in results if r.learns]
     if not fails or not learns:
         return float("nan")
     wins = sum((f > other) + 0.5 * (f == other) for f in fails for other in learns)
@@ -130,9 +162,11 @@ def _group(spec: Spec) -> str:
 
 def report(results: Sequence[Result], seconds: float) -> None:
     table(results)
-    graded = area(results, {grade: index for index, grade in enumerate(GRADES)})
-    hard = area(results, {grade: int(grade == "error") for grade in GRADES})
-    print(f"\nAUC of the verdict against failing to learn: {graded:.3f} (graded), {hard:.3f} (error or not)")
+    print("\nAUC of the verdict against failing to learn:")
+    for name, part in (("all", results), ("first half", results[::2]), ("second half", results[1::2])):
+        areas = [f"{area(part, score):.3f} {score.__name__}" for score in (ordered, by_severity, error_or_not)]
+        fails = sum(not r.learns for r in part)
+        print(f"  {name:12} {fails:3} of {len(part)} do not learn: {', '.join(areas)}")
     mended = [r for r in results if r.mended is not None]
     helped = sum(r.learns_mended for r in mended)
     print(f"suggested init of nets with an error: {helped} of {len(mended)} learn ({helped / max(len(mended), 1):.1%})")
