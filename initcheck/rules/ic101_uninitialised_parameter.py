@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from initcheck.findings import Finding, Fix, InitStatement, InsertInit, Location
 from initcheck.rules.base import ModelContext, finding
-from initcheck.rules.source_index import init_writes, narrowed_types
+from initcheck.rules.ic111_init_function_never_called import named_elsewhere
+from initcheck.rules.source_index import InitWrite, init_writes, narrowed_types
 
 if TYPE_CHECKING:
     from initcheck.source.file import SourceFile
@@ -76,11 +77,21 @@ def _written_elsewhere(source: SourceFile, attribute: str, class_name: str) -> b
     for write in init_writes(source):
         if not write.key.endswith(f".{attribute}"):
             continue
+        if own is not None and own in write.classes and not _may_be_called(source, write):
+            continue
         name, _, rest = write.key.partition(".")
         kinds = narrowed_types(source, write, name) if rest == attribute else ()
         if own is None or not kinds or bases & set(kinds):
             return True
     return False
+
+
+def _may_be_called(source: SourceFile, write: InitWrite) -> bool:
+    """Whether the method that writes is named elsewhere, in the file or in another one of the project."""
+    method = write.functions[0] if write.functions else None
+    if not isinstance(method, ast.FunctionDef) or method.name.startswith("__"):
+        return True
+    return len(re.findall(rf"\b{method.name}\b", source.text)) > 1 or named_elsewhere(source, method.name)
 
 
 def _made(record: ParameterRecord, context: ModelContext) -> tuple[Location, str]:

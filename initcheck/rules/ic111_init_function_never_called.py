@@ -39,7 +39,7 @@ def check_source(source: SourceFile) -> Iterator[Finding]:
     for function, owner in _candidates(source):
         if not any(function.lineno <= w.node.lineno <= (function.end_lineno or 0) for w in writes):
             continue
-        if len(re.findall(rf"\b{function.name}\b", source.text)) > 1 or _named_elsewhere(source, function.name):
+        if len(re.findall(rf"\b{function.name}\b", source.text)) > 1 or named_elsewhere(source, function.name):
             continue
         column = source.location(function).column
         what = f"{owner.name}.{function.name}" if owner is not None else function.name
@@ -66,7 +66,7 @@ def _candidates(source: SourceFile) -> Iterator[tuple[ast.FunctionDef, ast.Class
                     yield item, node
 
 
-def _named_elsewhere(source: SourceFile, name: str) -> bool:
+def named_elsewhere(source: SourceFile, name: str) -> bool:
     """Whether another file of the project has the word; so it may, if there is none and the file is no script."""
     root = _root(source.path)
     texts = _project_words(root)
@@ -99,7 +99,7 @@ def _root(path: str) -> str:
 
 @functools.lru_cache(maxsize=4)
 def _project_words(root: str) -> dict[str, frozenset[str]] | None:
-    """The words that look like an init function, by file; None without a root, or with too many files to read."""
+    """The words that look like a function of init, by file; None without a root, or with too many files to read."""
     if not root:
         return None
     found: dict[str, frozenset[str]] = {}
@@ -115,5 +115,5 @@ def _project_words(root: str) -> dict[str, frozenset[str]] | None:
                 text = Path(path).read_text(encoding="utf-8", errors="replace")
             except OSError:
                 continue
-            found[os.path.realpath(path)] = frozenset(re.findall(r"\w*[iI]nit\w*", text))
+            found[os.path.realpath(path)] = frozenset(re.findall(r"\w*(?:[iI]nit|reset_)\w*", text))
     return found if len(found) > 1 else None

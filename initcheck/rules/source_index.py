@@ -124,6 +124,8 @@ def _index(source: SourceFile) -> _Index:
 
 def _read(source: SourceFile, call: ast.Call, place: Place) -> InitWrite | None:
     full = source.imports.resolve(call.func)
+    if full is not None and full.startswith("timm.") and full.endswith(".trunc_normal_"):
+        full = f"{_PREFIX}trunc_normal_"  # the same function, from before torch had it
     if full is not None and full.startswith(_PREFIX):
         function = _NAMES.get(full.removeprefix(_PREFIX))
         target = call.args[0] if call.args else next((k.value for k in call.keywords if k.arg == "tensor"), None)
