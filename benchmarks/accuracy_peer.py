@@ -4,7 +4,8 @@ Called by ``accuracy.py --peers``, which puts this package's root on PYTHONPATH;
 
     PYTHON benchmarks/accuracy_peer.py METHOD BATCH FOLDER [NAME ...]
 
-AnyInit re-draws all weights and predicts E[x²] of each layer that it scaled; its weights are saved to FOLDER.
+AnyInit re-draws all weights and predicts E[x²] of each layer that it scaled; its weights are saved to FOLDER. Layers that
+it does not hold itself to (those that feed a norm layer: ``constrained``) are left out.
 unit-scaling runs a forward and a backward pass and writes the std of each tensor beside the line of code that made it.
 """
 
@@ -38,7 +39,7 @@ def anyinit(net: torch.nn.Module, x: torch.Tensor, file: Path) -> dict[str, Any]
     pairs = [
         (layer.name, math.sqrt(layer.predicted), math.sqrt(layer.measured))
         for layer in report.layers
-        if layer.predicted and layer.measured and layer.predicted > 0 and layer.measured > 0
+        if layer.constrained and layer.predicted and layer.measured and layer.predicted > 0 and layer.measured > 0
     ]
     return {"pairs": pairs, "verdict": verdict}
 
@@ -69,10 +70,10 @@ def main() -> None:
             net, args, kwargs = measured.build(model, 0, int(batch), "white")
             if len(args) != 1 or kwargs:
                 raise TypeError("takes one tensor, the model more or by keyword")
-            started = time.perf_counter()
+            started = time.process_time()
             with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
                 said |= METHODS[method](net, args[0], Path(folder) / f"{model.name.replace(':', '-')}.pt")
-            said["seconds"] = time.perf_counter() - started
+            said["seconds"] = time.process_time() - started
         except Exception as error:
             said["error"] = f"{type(error).__name__}: {error}".splitlines()[0][:120]
         print(json.dumps(said), flush=True)
