@@ -4,8 +4,8 @@ Called by ``accuracy.py --peers``, which puts this package's root on PYTHONPATH;
 
     PYTHON benchmarks/accuracy_peer.py METHOD BATCH FOLDER [NAME ...]
 
-AnyInit re-draws all weights and predicts E[x²] of each layer that it scaled; its weights are saved to FOLDER. Layers that
-it does not hold itself to (those that feed a norm layer: ``constrained``) are left out.
+AnyInit re-draws all weights and predicts E[x²] of each layer that it scaled; its weights are saved to FOLDER. Layers
+that it does not hold itself to (those that feed a norm layer) are left out.
 unit-scaling runs a forward and a backward pass and writes the std of each tensor beside the line of code that made it.
 """
 

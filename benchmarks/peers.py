@@ -3,8 +3,9 @@
 AnyInit re-draws the weights of a model and predicts the root mean square of what each layer then puts out, forward
 only; it measures the same in a validation pass, and both figures here are its own. The very weights that it drew are
 then given to initcheck (statistics of the weights, no data), and compared with a forward and a backward pass over them.
-Layers that AnyInit does not hold itself to (their output feeds a norm layer) are not counted against it. One draw, one batch: finite width shows in every figure. unit-scaling predicts nothing: it runs a
-forward and a backward pass and writes the std of each tensor beside the code. So its column counts tensors.
+Layers that AnyInit does not hold itself to (their output feeds a norm layer) are not counted against it. One draw, one
+batch: finite width shows in every figure. unit-scaling predicts nothing: it runs a forward and a backward pass and
+writes the std of each tensor beside the code. So its column counts tensors.
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ def table(models: Sequence[zoo.Model], python: str, batch: int) -> None:
             if "" in answers:
                 print(f"{method} stopped: {answers['']['error'][:160]}")
         print(
-            f"\n|ln(predicted/measured)|, median and 95th percentile over layers, one draw of AnyInit's weights; CPU seconds\n"
+            f"\n|ln(predicted/measured)|, median and 95th percentile over layers, one draw of AnyInit's weights, CPU s\n"
             f"{'':28s} {'AnyInit, forward':>28s}   {'initcheck, forward':>20s}     {'initcheck, gradient':>20s}"
             f"            unit-scaling\n"
             f"{'model':28s} {'layers':>6s} {'med':>6s} {'p95':>6s} {'s':>6s}   {'layers':>6s} {'med':>6s} {'p95':>6s}"
@@ -108,8 +109,8 @@ def table(models: Sequence[zoo.Model], python: str, batch: int) -> None:
     if healthy:
         off = [f"{name} ({math.exp(error):.3g} x)" for name, error in healthy if error > math.log(2)]
         print(
-            f"AnyInit calls {len(healthy)} models healthy; in {len(off)} of them one of its own predictions is off from "
-            f"its own measurement by more than a factor of 2: {', '.join(off)}"
+            f"AnyInit calls {len(healthy)} models healthy; in {len(off)} of them one of its own predictions is off "
+            f"from its own measurement by more than a factor of 2: {', '.join(off)}"
         )
 
 
