@@ -88,7 +88,7 @@ def table(models: Sequence[zoo.Model], python: str, batch: int) -> None:
             if "" in answers:
                 print(f"{method} stopped: {answers['']['error'][:160]}")
         print(
-            f"\n|ln(predicted/measured)|, median and 95th percentile over layers, one draw of AnyInit's weights, CPU s\n"
+            f"\n|ln(predicted/measured)|, median and 95th percentile over layers, a draw of AnyInit's weights, CPU s\n"
             f"{'':28s} {'AnyInit, forward':>28s}   {'initcheck, forward':>20s}     {'initcheck, gradient':>20s}"
             f"            unit-scaling\n"
             f"{'model':28s} {'layers':>6s} {'med':>6s} {'p95':>6s} {'s':>6s}   {'layers':>6s} {'med':>6s} {'p95':>6s}"
