@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from initcheck.signal.kernel import Kernel, Profile
 from initcheck.signal.value import Atom, Dims, settle
 
@@ -78,6 +80,50 @@ def unbroadcast(k: Kernel, dims: Dims, shape: Sequence[int]) -> Kernel:
     """Gradient of an operand of ``shape`` that was broadcast to ``dims``: summed over what it lacks."""
     over = missing_dims(dims, shape)
     return sum_kernel(k, dims, over) if over else k
+
+
+def variance_fluctuation(rho: Kernel, channels: int, sizes: tuple[int, ...]) -> float:
+    """Relative variance of s², the centred variance over independent channels and the positions ``sizes`` of each.
+
+    Var[s²] / E[s²]² = 2 sum(lambda²) / sum(lambda)² over the eigenvalues of the correlations within a channel
+    (Isserlis), of which the common mean takes the one along all positions away once.
+    """
+    whole, square = rho.within_position_mean(sizes), (rho * rho).within_position_mean(sizes)
+    left = max(channels - whole, 1e-6)
+    return min(max(2.0 * (channels * square - whole * whole) / left**2, 0.0), 2.0)
+
+
+def inverse_bias(rho: Kernel, channels: int, sizes: tuple[int, ...]) -> float:
+    """E[1/s²] E[s²] for the s² of ``variance_fluctuation``: a sum of squares of normals, weighted by the eigenvalues.
+
+    E[1/X] is the integral of E[exp(-t X)] = prod (1 + 2 lambda t)^(-1/2) over t > 0. The eigenvalue along all
+    positions counts once per channel but one; the others are as many equal ones as have their sum and sum of squares.
+    """
+    places = math.prod(sizes)
+    whole = min(max(rho.within_position_mean(sizes), 1.0 / places), 1.0)
+    square = (rho * rho).within_position_mean(sizes)
+    common, rest = whole * (channels - 1), channels * (1.0 - whole)
+    total = common + rest
+    t = np.geomspace(1e-4, 1e4, 800)
+    decay = (1.0 + 2.0 * t * whole / total) ** (-0.5 * (channels - 1))
+    others = channels * max(square - whole * whole, 0.0)
+    if rest > 0 and others > 0:
+        count = rest * rest / others
+        decay = decay * (1.0 + 2.0 * t * rest / total / count) ** (-0.5 * count)
+    return float(np.trapezoid(decay, t)) if total > 0 else 1.0
+
+
+def recast(k: Kernel, dims: Dims, seen: Dims) -> Kernel:
+    """A gradient in the dims of an operand where copies along the channels count as positions (an expanded dim).
+
+    Most of its other positions are other channels, whose gradients are independent.
+    """
+    own = math.prod(a.size for dim in dims for a in dim if a.role == "P")
+    more = math.prod(a.size for dim in seen for a in dim if a.role == "P")
+    if more <= own or math.prod(a.size for d in dims for a in d) != math.prod(a.size for d in seen for a in d):
+        return k
+    share = (own - 1) / (more - 1)
+    return Kernel(k.same, k.far * share, k.cross, k.sample * share)
 
 
 def _count(atoms: Sequence[Atom], role: str) -> int:

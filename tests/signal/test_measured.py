@@ -198,6 +198,28 @@ class ClassToken(nn.Module):
         return self.head(self.norm(self.block(x))[:, 5:].mean(1))
 
 
+class SampleEvoNorm(nn.Module):
+    """x sigmoid(x) / std of its group, written out (Liu et al. 2020, EvoNorm-S0)."""
+
+    def __init__(self, groups: int) -> None:
+        super().__init__()
+        self.groups = groups
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        grouped = x.reshape(x.shape[0], self.groups, -1, *x.shape[2:])
+        variance = grouped.var(dim=(2, 3, 4), unbiased=False, keepdim=True)
+        return x * x.sigmoid() / (variance + 1e-5).sqrt().expand(grouped.shape).reshape(x.shape)
+
+
+def per_group(norm: Callable[[], nn.Module]) -> nn.Module:
+    blocks = [m for _ in range(6) for m in (nn.Conv2d(64, 64, 3, padding=1, bias=False), norm())]
+    return nn.Sequential(nn.Conv2d(16, 64, 1, bias=False), *blocks, nn.Conv2d(64, 64, 1))
+
+
+def group_norms() -> nn.Module:
+    return per_group(lambda: nn.Sequential(nn.GroupNorm(8, 64), nn.ReLU()))
+
+
 CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "mlp": (mlp, (64, 512)),
     "plain-cnn": (plain_cnn, (8, 8, 32, 32)),
@@ -206,6 +228,8 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "gated": (gated, (8, 16, 8, 8)),
     "activated-shortcuts": (activated_shortcuts, (8, 16, 8, 8)),
     "depthwise": (depthwise, (8, 16, 12, 12)),
+    "group-norms": (group_norms, (8, 16, 6, 6)),
+    "evo-norms": (lambda: per_group(lambda: SampleEvoNorm(16)), (8, 16, 6, 6)),
     "lstm": (lambda: Recurrent(nn.LSTM), (8, 24, 64)),
     "gru": (lambda: Recurrent(nn.GRU), (8, 24, 64)),
     "rnn": (lambda: Recurrent(nn.RNN), (8, 24, 64)),

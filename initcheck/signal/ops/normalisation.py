@@ -12,6 +12,7 @@ from initcheck.signal.gradient import Gradient, Term
 from initcheck.signal.grid import nodes
 from initcheck.signal.kernel import Array, Kernel
 from initcheck.signal.ops.joining import mixed_shape
+from initcheck.signal.reduce import inverse_bias
 from initcheck.signal.rule import Call, Flow, Result, Rule, Unknown, register
 from initcheck.signal.shape import matched, product_quantiles, quantiles, sum_shape
 from initcheck.signal.value import Atom, Value, settle
@@ -47,6 +48,14 @@ def shape_of_input(x: Value, call: Call) -> Array | None:
 
 FEW = 64
 """A sum of more terms than this does not notice a single one."""
+
+
+ENOUGH = 8
+"""Channels of a group from which on its s² varies as that of independent channels does.
+
+With fewer, the mean of each channel is itself a large part of the s² that divides it: positions are then less alike
+than the ratio of averages says, and the correction would be several times too large.
+"""
 
 
 class Normalisation(Rule):
@@ -322,6 +331,8 @@ class PerSample(Normalisation):
             kernel = kernel * share
         else:
             kernel = self.projected(call, gradient, averages, 1.0)
+        if channels >= ENOUGH and len(sizes) == len(x.positions):
+            kernel = kernel * inverse_bias(source.correlation, channels, sizes)
         gamma = call.optional("weight")
         second = gamma.mean**2 + gamma.variance if gamma else 1.0
         factor = call.memo["inverse"] ** 2 * (second if channels > 1 else 1.0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from initcheck.signal.gradient import Gradient, Term
 from initcheck.signal.grid import Spectrum
 from initcheck.signal.kernel import Array, Kernel, Profile
 from initcheck.signal.ops.normalisation import inverse_profile
-from initcheck.signal.reduce import unbroadcast
+from initcheck.signal.reduce import recast, unbroadcast
 from initcheck.signal.rule import Call, Flow, NotReady, Result, Rule, Unknown, register, shape_of
 from initcheck.signal.shape import given_factor, given_part, matched, quantiles, sum_quantiles, sum_shape
 from initcheck.signal.value import Dims, Source, Value, adopt, broadcast_dims, settle, without_pairs
@@ -486,7 +486,7 @@ class Product(Elementwise):
             other = kernel
             for factor in others:
                 other = other * factor.second
-            yield node, Gradient.fresh(unbroadcast(other, dims, shape_of(node)))
+            yield node, Gradient.fresh(recast(unbroadcast(other, dims, shape_of(node)), dims, value.dims))
 
     def _sloped(
         self, call: Call, kernel: Kernel, square: Array, value: Value, other: Value, shape: tuple[int, ...]
@@ -521,6 +521,55 @@ def inverse_of(below: Value) -> Value:
     return evaluate(torch.reciprocal(below.own_grid()), below, below.own_source())
 
 
+_RESHAPED = frozenset(
+    [*_CASTS, "reshape", "view", "expand", "unsqueeze", "repeat", "add", "clamp", "clamp_min", "sqrt"]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """What a written-out norm divides by the std of: ``x``, over ``channels`` and the positions of each."""
+
+    x: Value
+    channels: int
+
+    @classmethod
+    def of(cls, call: Call, above: Value, below: torch.fx.Node) -> Group | None:
+        """The group of f(x) / sqrt(var(x) + eps), None for any other quotient."""
+        chain, root = below, False
+        while str(chain.meta.get("op", "")) in _RESHAPED and chain.all_input_nodes:
+            root = root or chain.meta["op"] == "sqrt"
+            chain = chain.all_input_nodes[0]
+        if str(chain.meta.get("op", "")) != ("var" if root else "std"):
+            return None
+        x = call.values.get(chain.all_input_nodes[0])
+        if not isinstance(x, Value) or above.iid or above.own_source() is not x.own_source():
+            return None
+        grouped, places = math.prod(x.shape) // max(math.prod(shape_of(chain)), 1), math.prod(x.positions)
+        return cls(x, grouped // places) if grouped % places == 0 and x.variance > 0 else None
+
+    def left(self, kernel: Kernel, above: Value, scale: float) -> float:
+        """The part of g f'(x) / s that is not taken off again by way of s.
+
+        dx = (g f' - x_hat avg(g y)) / s with y = f/s. Of the averages over all pairs of the group, those of
+        g y g' y' - 2 g f' x_hat g' y' are the kernel of the difference y - f' x_hat less that of f' x_hat.
+        """
+        source = above.own_source()
+        u, y = source.u.double().numpy(), above.own_grid().double().numpy() * scale
+        if not np.all(np.diff(u) > 0):
+            return 1.0
+        slope = np.gradient(y / scale, u)
+        straight = slope * (u - self.x.mean) * scale
+
+        def average(values: Array) -> float:
+            pairs = kernel * Spectrum.of(values, source.at).kernel(source.correlation)
+            return pairs.within_position_mean(above.positions) / self.channels
+
+        direct = kernel.same * float(source.at.weights @ slope**2)
+        taken = average(straight) - average(y - straight)
+        return min(max(1.0 - taken / direct, 1e-3), 2.0) if direct > 0 else 1.0
+
+
 @register
 class Quotient(Product):
     """a / b = a * (1/b), with 1/b on b's own grid."""
@@ -534,7 +583,12 @@ class Quotient(Product):
         return nodes, (values[0], inverse_of(values[1])), dims
 
     def across_sources(self, call: Call, moving: list[tuple[torch.fx.Node, Value]]) -> Result:
-        _, (above, inverse), dims = self._factors(call)
+        nodes, (above, inverse), dims = self._factors(call)
+        group = Group.of(call, above, nodes[1])
+        if group is not None:  # what is large in a group has a large std: their quotient does not feel how it varies
+            scale = 1.0 / math.sqrt(call.of(nodes[1]).second.same)
+            call.memo["group"], mean = group, above.mean * scale
+            return Value(dims, mean, above.second * scale**2 - mean**2, approximate=above.approximate).settled()
         mean = above.mean * inverse.mean
         return Value(dims, mean, above.second * inverse.second - mean**2, approximate=above.approximate).settled()
 
@@ -542,11 +596,17 @@ class Quotient(Product):
         nodes, (above, inverse), dims = self._factors(call)
         kernel = gradient.collapsed()
         below = call.of(nodes[1])
+        group: Group | None = call.memo.get("group")
+        if group is not None:
+            left = group.left(kernel, above, 1.0 / math.sqrt(below.second.same))
+            yield nodes[0], Gradient.fresh(kernel * (inverse.second.same * left))
+            return
         if not (above.iid or above.constant is not None):
             yield nodes[0], Gradient.fresh(unbroadcast(kernel * inverse.second, dims, shape_of(nodes[0])))
         if not (below.iid or below.constant is not None):
             fourth = inverse.second * inverse.second
-            yield nodes[1], Gradient.fresh(unbroadcast(kernel * above.second * fourth, dims, shape_of(nodes[1])))
+            divisor = unbroadcast(kernel * above.second * fourth, dims, shape_of(nodes[1]))
+            yield nodes[1], Gradient.fresh(recast(divisor, dims, below.dims))
 
 
 @register

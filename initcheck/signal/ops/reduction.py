@@ -9,7 +9,7 @@ import numpy as np
 
 from initcheck.signal.gradient import Gradient
 from initcheck.signal.kernel import Kernel
-from initcheck.signal.reduce import mean_covariance, spread_kernel
+from initcheck.signal.reduce import mean_covariance, spread_kernel, variance_fluctuation
 from initcheck.signal.rule import Call, Flow, Result, Rule, Unknown, register
 from initcheck.signal.value import Dims, Value, settle
 
@@ -81,11 +81,15 @@ class Spread(Rule):
             over = reduced_dims(call, x)
             centred, root, summed = True, call.op == "std", False
         n = math.prod(a.size for i in over for a in x.dims[i])
+        channels = math.prod(a.size for i in over for a in x.dims[i] if a.role == "C")
         kept = mean_covariance(x.covariance, x.dims, over).same if centred else 0.0
         level = x.variance - kept if centred else x.second.same
         if centred and n > 1:
             level *= n / (n - 1)
         fluctuation = 2.0 / max(n, 1)
+        sizes = tuple(a.size for i in over for a in x.dims[i] if a.role == "P")
+        if centred and sizes == x.positions and x.variance > 0 and n == channels * math.prod(sizes):
+            fluctuation = variance_fluctuation(x.covariance * (1.0 / x.variance), channels, sizes)
         if summed:
             level *= n
         mean = math.sqrt(max(level, 0.0)) if root else level
