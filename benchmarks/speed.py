@@ -124,11 +124,20 @@ def children_cpu(command: list[str]) -> float:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
+_PARSE = """
+import ast, pathlib, sys
+for path in map(pathlib.Path, sys.argv[1:]):
+    for file in [path] if path.is_file() else path.rglob("*.py"):
+        ast.parse(file.read_bytes())
+"""
+
+
 def source(paths: list[str], python: str) -> None:
     """CPU of whole command lines, start-up included, and per 100 lines of what they read."""
     files = [f for p in map(Path, paths) for f in ([p] if p.is_file() else sorted(p.rglob("*.py")))]
     lines = sum(len(f.read_bytes().splitlines()) for f in files)
     commands = {"initcheck --no-exec": [sys.executable, "-m", "initcheck", "--no-exec", "--fail-on", "never", *paths]}
+    commands["Python's ast.parse alone"] = [sys.executable, "-c", _PARSE, *paths]
     commands["ruff (its default rules)"] = [sys.executable, "-m", "ruff", "check", "--no-cache", "--isolated", *paths]
     if subprocess.run([python, "-c", "import torchfix"], capture_output=True, check=False).returncode == 0:
         commands["TorchFix"] = [python, "-m", "torchfix", "--select=ALL", *paths]

@@ -69,7 +69,7 @@ def run(paths: Sequence[str | Path], config: Config, tell: Tell | None = None, t
     outcomes: list[FileResult | str] = []
     interrupted = False
     INTERRUPTED.clear()
-    with _rare_collections(), ThreadPoolExecutor(max_workers=max(1, config.jobs)) as pool:
+    with _rare_collections(), ThreadPoolExecutor(max_workers=_workers(config)) as pool:
         futures = [pool.submit(one, file) for file in files]
         try:
             for future in futures:
@@ -108,6 +108,11 @@ def _rare_collections() -> Iterator[None]:
         yield
     finally:
         gc.set_threshold(*before)
+
+
+def _workers(config: Config) -> int:
+    """Threads wait for the processes that build models; source rules alone would only take turns."""
+    return max(1, config.jobs) if config.execute else 1
 
 
 def _awaited(future: Future[T]) -> T:

@@ -27,17 +27,14 @@ def check_source(source: SourceFile) -> Iterator[Finding]:
     """Init calls that are statements of their own and whose target is made by something that copies."""
     if _HINT.search(source.text) is None:
         return
-    writes = {write.node: write for write in init_writes(source)}
-    if not writes:
+    copies = {write.node: (write, copied) for write in init_writes(source) if (copied := _copied(source, write.target))}
+    if not copies:
         return
     for statement in ast.walk(source.tree):
-        if not isinstance(statement, ast.Expr) or not isinstance(statement.value, ast.Call):
+        found = copies.get(statement.value) if isinstance(statement, ast.Expr) else None  # type: ignore[call-overload]
+        if found is None:
             continue
-        write = writes.get(statement.value)
-        copied = _copied(source, write.target) if write is not None else None
-        if write is None or copied is None:
-            continue
-        original, how = copied
+        write, (original, how) = found
         text = ast.unparse(original)
         yield finding(
             CODE,
