@@ -213,7 +213,8 @@ class SampleEvoNorm(nn.Module):
 
 def per_group(norm: Callable[[], nn.Module]) -> nn.Module:
     blocks = [m for _ in range(6) for m in (nn.Conv2d(64, 64, 3, padding=1, bias=False), norm())]
-    return nn.Sequential(nn.Conv2d(16, 64, 1, bias=False), *blocks, nn.Conv2d(64, 64, 1))
+    head = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 64)
+    return nn.Sequential(nn.Conv2d(16, 64, 1, bias=False), *blocks, *head)
 
 
 def group_norms() -> nn.Module:
@@ -229,7 +230,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "activated-shortcuts": (activated_shortcuts, (8, 16, 8, 8)),
     "depthwise": (depthwise, (8, 16, 12, 12)),
     "group-norms": (group_norms, (8, 16, 6, 6)),
-    "evo-norms": (lambda: per_group(lambda: SampleEvoNorm(16)), (8, 16, 6, 6)),
+    "evo-norms": (lambda: per_group(lambda: SampleEvoNorm(4)), (8, 16, 6, 6)),
     "lstm": (lambda: Recurrent(nn.LSTM), (8, 24, 64)),
     "gru": (lambda: Recurrent(nn.GRU), (8, 24, 64)),
     "rnn": (lambda: Recurrent(nn.RNN), (8, 24, 64)),
