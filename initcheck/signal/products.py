@@ -118,11 +118,13 @@ def _tokens(node: torch.fx.Node) -> Iterator[tuple[torch.fx.Node, int]]:
     for _ in range(_STEPS):
         yield node, channels
         if str(node.meta.get("op", "")) in _WEIGHTED:
-            layers += 1
-            if layers > 2:
-                return
             weight = shape_of(node.all_input_nodes[1]) if len(node.all_input_nodes) > 1 else ()
-            channels = max(channels, weight[1] if len(weight) > 1 else 0)
+            summed = weight[1] if len(weight) > 1 else 0
+            if summed > 1:  # a depthwise convolution sums no channels
+                layers += 1
+                if layers > 2:
+                    return
+                channels = max(channels, summed)
         if node.op != "call_function" or not node.all_input_nodes:
             return
         node = node.all_input_nodes[0]

@@ -19,6 +19,7 @@ from initcheck.signal.kernel import Kernel
 from initcheck.signal.layers import layer_rows
 from initcheck.signal.result import GradientKernel, Moments, Signal
 from initcheck.signal.rule import RULES, Call, NotReady, Rule, Unknown, shape_of
+from initcheck.signal.shape import even_shape
 from initcheck.signal.value import (
     MASKED,
     Role,
@@ -148,6 +149,8 @@ class _Run:
         shape = shape_of(node)
         value = iid_value(shape, distribution.mean, distribution.std**2, parameter_roles(len(shape)))
         value.common = distribution.common
+        if distribution.kind == "measured" and distribution.low is not None and distribution.high is not None:
+            value.shape_on_grid = even_shape(distribution.mean, distribution.std, distribution.low, distribution.high)
         value.zero_sum = distribution.zero_sum
         return value
 

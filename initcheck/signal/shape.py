@@ -66,6 +66,24 @@ def sum_shape(skewed: Sequence[Array], normal_variance: float) -> Array:
     return np.asarray(result / size) if size > 0 else at.z.copy()
 
 
+_EVEN = 0.15
+"""By how much of itself the std of values that count as evenly spread may differ from range/sqrt(12)."""
+
+
+def even_shape(mean: float, std: float, low: float, high: float) -> Array | None:
+    """Standardised quantile function of known values that lie evenly between their bounds; None for any other spread.
+
+    A state-space model's ln A = ln 1 ... ln N and its bias of the step size (log-uniform in [0.001, 0.1], Gu & Dao
+    2023, section 3.6) lie so: the tails of a normal of that std would be what exp sees most of.
+    """
+    if not std > 0 or abs(std * math.sqrt(12.0) / (high - low) - 1.0) > _EVEN:
+        return None
+    at = nodes(0)
+    spread = np.clip(mean + std * math.sqrt(12.0) * (normal_cdf(at.z) - 0.5), low, high)
+    spread = spread - at.weights @ spread
+    return np.asarray(spread / math.sqrt(float(at.weights @ (spread * spread))))
+
+
 def copula(shape: Array, correlation: Kernel) -> Kernel:
     """The correlations of z for which the quantile function has the given correlations."""
     reached = Spectrum.of(shape, nodes(0))(_RHO)

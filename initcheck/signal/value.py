@@ -58,7 +58,8 @@ class Value:
     ``fluctuation``: relative variance, between channels, of a channel's own variance (few weights per channel).
     ``zero_sum``: standardised weights: each unit's incoming weights sum to zero, so that the input's mean drops out.
     ``common``: of a table, the part of its variance that its rows share.
-    ``positive``: no element is negative; a source made of it is log-normal rather than normal.
+    ``positive``: no element is negative; a source made of it is log-normal rather than normal. ``negative``: no element
+    is positive; likewise, mirrored.
     ``kept``: for scores under a mask, the number of unmasked keys of each query. ``mixing``: what ``softmax`` made.
     """
 
@@ -76,6 +77,7 @@ class Value:
     mixing: Mixing | None = None
     parts: tuple[tuple[float, Value], ...] = ()
     positive: bool = False
+    negative: bool = False
     shape_on_grid: Array | None = None
     fluctuation: float = 0.0
     zero_sum: bool = False
@@ -123,7 +125,7 @@ class Value:
         if self.source is None and self.origin is not None:
             self.source, self.grid = self.origin.own_source(), self.origin.own_grid()
         if self.source is None:
-            self.source = self._log_normal() if self.positive and self.mean > 0 else self._normal()
+            self.source = self._log_normal() if self.one_sided else self._normal()
             self.grid = self.source.u
         return self.source
 
@@ -154,12 +156,22 @@ class Value:
         return Source(torch.from_numpy(self.mean * np.exp(math.sqrt(s2) * at.z - s2 / 2)), at, correlation)
 
     @property
+    def bounded(self) -> bool:
+        """Whether it is a parameter whose elements are spread evenly between bounds, or a view of one."""
+        return self.iid and (self.shape_on_grid is not None or (self.origin is not None and self.origin.bounded))
+
+    @property
+    def one_sided(self) -> bool:
+        """Whether all of its elements are known to have the sign of its mean."""
+        return (self.positive and self.mean > 0) or (self.negative and self.mean < 0)
+
+    @property
     def normal(self) -> bool:
         """Whether its elements are taken as normally distributed."""
         if self.origin is not None and self.source is None:
             return self.origin.normal
         expression = self.source is not None and self.grid is not self.source.u
-        return not (expression or self.positive or self.shape_on_grid is not None)
+        return not (expression or self.positive or self.negative or self.shape_on_grid is not None)
 
     def own_grid(self) -> torch.Tensor:
         """Its values on the grid of ``own_source``."""

@@ -323,7 +323,10 @@ class MaskedFill(Rule):
             chosen = values[0] if share == 1.0 else values[1]
             return chosen.fresh(dims).settled()
         mean, k = mixture([(share, values[0]), (1 - share, values[1])])
-        return Value(dims, mean, k, iid=all(v.iid for v in values)).settled()
+        result = Value(dims, mean, k, iid=all(v.iid for v in values))
+        result.positive = all(v.positive or (v.variance == 0 and v.mean >= 0) for v in values)
+        result.negative = all(v.negative or (v.variance == 0 and v.mean <= 0) for v in values)
+        return result.settled()
 
     def _as_value(self, call: Call, side: Any) -> Value:
         if isinstance(side, torch.fx.Node):

@@ -150,6 +150,7 @@ def evaluate(values: torch.Tensor, like: Value, source: Source) -> Value:
     return Value(
         like.dims, mean, settle(covariance, like.dims), iid=like.iid, approximate=like.approximate,
         source=source, grid=values, kept=like.kept, spectrum=spectrum, positive=bool(values.min() >= 0),
+        negative=bool(values.max() <= 0),
     )  # fmt: skip
 
 
@@ -286,7 +287,37 @@ class Elementwise(Rule):
 class Unary(Elementwise):
     """Activations and other functions of one tensor."""
 
-    ops: tuple[str, ...] = tuple(UNARY)
+    ops: tuple[str, ...] = tuple(name for name in UNARY if name != "exp")
+
+
+_TAILS = 4.0
+"""Variance of u from which on E[exp(2u)] lies beyond u's fourth standard deviation, of which no theory knows."""
+
+
+@register
+class Exponential(Elementwise):
+    """exp(u). A decay exp(-u) is bounded whatever u's tails; what a mask of -inf removed (``kept``) becomes zero."""
+
+    ops: tuple[str, ...] = ("exp",)
+
+    def _share(self, u: Value) -> float:
+        return 1.0 if u.kept is None else min(float(u.kept.mean()) / max(u.shape[-1], 1), 1.0)
+
+    def forward(self, call: Call) -> Result:
+        u = call.value("input")
+        if u.variance > _TAILS and not u.one_sided and u.own_grid() is u.own_source().u and not u.iid:
+            raise Unknown("exp of a variable so wide that its tails decide")
+        result = super().forward(call)
+        share = self._share(u)
+        if share == 1.0 or not isinstance(result, Value):
+            return result
+        mean, second = result.mean * share, result.second * share
+        return result.fresh(mean=mean, covariance=second - mean**2, kept=None).settled()
+
+    def backward(self, call: Call, gradient: Gradient) -> Flow:
+        share = math.sqrt(self._share(call.value("input")))
+        for node, flow in super().backward(call, gradient):
+            yield node, flow if share == 1.0 else flow.scaled(share)
 
 
 def aligned(value: Value, others: Dims) -> Value:
@@ -332,6 +363,9 @@ class Sum(Elementwise):
         return (self.factors(call), False) if combined is None else (combined, True)
 
     def across_sources(self, call: Call, moving: list[tuple[torch.fx.Node, Value]]) -> Result:
+        sums = cumulated(call)
+        if sums is not None:
+            return call.of(sums).fresh()
         nodes, values, dims = split_operands(call)
         factors, behind = self.terms(call)
         if behind:
@@ -354,7 +388,9 @@ class Sum(Elementwise):
         result.iid = all(v.iid for v in values)
         result.positive = all(v.positive and factors[n] >= 0 for n, v in zip(nodes, values, strict=True))
         skewed = [
-            (factors[n], v) for n, v in zip(nodes, values, strict=True) if not (v.normal or v.iid or is_number(v))
+            (factors[n], v)
+            for n, v in zip(nodes, values, strict=True)
+            if not (v.normal or is_number(v) or (v.iid and not v.bounded))
         ]
         if skewed and math.isfinite(covariance.same):
             parts = [f * quantiles(v.own_grid().double().numpy(), v.own_source().at.weights) for f, v in skewed]
@@ -391,6 +427,16 @@ class Sum(Elementwise):
 def sum_of(parts: list[tuple[float, Value]]) -> Array:
     """Quantiles of a sum of independent operands."""
     return sum_quantiles([f * quantiles(v.own_grid().double().numpy(), v.own_source().at.weights) for f, v in parts])
+
+
+def cumulated(call: Call) -> torch.fx.Node | None:
+    """The s = cumsum(a) of s[..., -1:] - s, what is still to come: distributed as what has come, with its sign."""
+    first, second = call.raw("input"), call.raw("other")
+    if call.op not in ("sub", "subtract") or not isinstance(first, torch.fx.Node) or len(first.args) != 2:
+        return None
+    last = first.args[1][-1] if isinstance(first.args[1], tuple) and first.args[1] else None
+    taken = first.meta.get("op") == "getitem" and first.args[0] is second and last == slice(-1, None)
+    return second if taken and second.meta.get("op") == "cumsum" else None
 
 
 _CASTS = ("to", "float", "type_as", "type", "contiguous", "identity")
@@ -439,10 +485,11 @@ class Product(Elementwise):
         assert second is not None
         approximate = any(v.approximate for v in values)
         iid = all(v.iid for v in values)
-        positive = all(v.positive for v in values)
+        signed = all(v.positive or v.negative for v in values)
+        mirrored = sum(not v.positive for v in values) % 2 == 1
         zero_sum = any(v.zero_sum for v in values)
         result = Value(dims, mean, second - mean**2, approximate=approximate, iid=iid, zero_sum=zero_sum).settled()
-        result.positive = positive
+        result.positive, result.negative = signed and not mirrored, signed and mirrored
         widest = max(values, key=lambda v: v.variance / max(v.second.same, 1e-300))
         rest = [v for v in values if v is not widest]
         if not iid and not widest.iid and all(v.variance < 0.1 * v.mean**2 for v in rest):
@@ -451,7 +498,7 @@ class Product(Elementwise):
             values_on_grid = scale * quantiles(widest.own_grid().double().numpy(), widest.own_source().at.weights)
             if not widest.normal and np.ptp(values_on_grid) > 0:
                 result.shape_on_grid = sum_shape([values_on_grid], 0.0)
-                result.positive = False
+                result.positive = result.negative = False
         return result
 
     def _rms_norm(self, x: Value) -> Value:

@@ -185,8 +185,13 @@ class Cumulative(Rule):
         same = steps * (k.same - k.far) + pairs * k.far
         cross = steps * (k.cross - k.sample) + pairs * k.sample
         spread = x.mean**2 * (pairs - steps**2)
-        k = Kernel(same + spread, same * 2 / 3, cross + spread, cross * 2 / 3)
-        return Value(x.dims, x.mean * steps, k, approximate=x.approximate).settled()
+        along = self._along(x, n)
+        far, sample = steps**2 * k.far, steps**2 * k.sample  # of two sums that run side by side
+        far, sample = far + along * (same * 2 / 3 - far), sample + along * (cross * 2 / 3 - sample)
+        k = Kernel(same + spread, far, cross + spread, sample)
+        total = Value(x.dims, x.mean * steps, k, approximate=x.approximate)
+        total.positive, total.negative = x.positive, x.negative
+        return total.settled()
 
     def backward(self, call: Call, gradient: Gradient) -> Flow:
         x = call.value("input")
@@ -194,4 +199,11 @@ class Cumulative(Rule):
         n = math.prod(a.size for a in x.dims[dim])
         k = gradient.collapsed()
         same = (n + 1) / 2 * (k.same - k.far) + (n + 1) * (2 * n + 1) / 6 * k.far
-        yield call.node_of("input"), Gradient.fresh(settle(Kernel(same, same * 2 / 3, k.cross, k.sample), x.dims))
+        far = ((n + 1) / 2) ** 2 * k.far
+        far += self._along(x, n) * (same * 2 / 3 - far)
+        yield call.node_of("input"), Gradient.fresh(settle(Kernel(same, far, k.cross, k.sample), x.dims))
+
+    @staticmethod
+    def _along(x: Value, n: int) -> float:
+        """The share of pairs of positions that lie on one and the same sum."""
+        return (n - 1) / (x.count("P") - 1) if x.count("P") > n else 1.0

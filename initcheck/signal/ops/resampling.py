@@ -47,7 +47,9 @@ class Pad(Rule):
         k = value.second
         second = Kernel(k.same * share, k.far * pairs, k.cross * share, k.sample * pairs) + fill**2 * (1 - share)
         second = Kernel(second.same, second.far, second.cross, second.sample, None, self._profile(call, value, new))
-        return Value(new, mean, second - mean**2, approximate=value.approximate).settled()
+        padded = Value(new, mean, second - mean**2, approximate=value.approximate)
+        padded.positive, padded.negative = value.positive and fill >= 0, value.negative and fill <= 0
+        return padded.settled()
 
     def _profile(self, call: Call, value: Value, dims: Dims) -> Any:
 

@@ -204,6 +204,9 @@ class GetItem(Rule):
             if profile is not None and len(profile) == len(chosen[1]):
                 level = float((profile * chosen[1]).sum() / chosen[1].sum())
                 bare = replace(value.covariance, profile=(), local=None, pairs=None)
+                kept = profile[chosen[1] > 0]
+                if len(kept) > 1 and level > 0 and len(value.covariance.profile) == 1:
+                    bare = replace(bare, profile=(kept / kept.mean(),))
                 value = value.fresh(covariance=part_of(bare, level))
         # a view with only the surviving dims, then shrunk
         survivor = value.fresh(tuple(dims)).settled() if value.iid else value.fresh(tuple(dims))

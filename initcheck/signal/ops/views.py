@@ -230,7 +230,7 @@ class Expand(Rule):
                 dims.append(old)
             elif size % max(had, 1) == 0:
                 role: Role = "S" if i == 0 and batch and not value.atoms("S") else "P"
-                if role == "P" and becomes_heads(call, value, i - extra):
+                if role == "P" and (becomes_heads(call, value, i - extra) or repeats_groups(call, value, i - extra)):
                     role = "C"
                 copies = Atom(role, size // had)
                 dims.append((*old, copies) if call.op == "repeat_interleave" else (copies, *old))
@@ -266,6 +266,12 @@ class Expand(Rule):
         else:
             copies = math.prod(call.shape) / max(math.prod(value.shape), 1)
             yield node, Gradient.fresh(settle(gradient.collapsed() * copies, value.dims))
+
+
+def repeats_groups(call: Call, value: Value, dim: int) -> bool:
+    """Whether ``repeat_interleave`` copies a group of channels, in a tensor with positions elsewhere: one per head."""
+    copied = call.op == "repeat_interleave" and dim >= 1 and bool(value.atoms("S") and value.atoms("P"))
+    return copied and all(a.role == "C" for a in value.dims[dim])
 
 
 def becomes_heads(call: Call, value: Value, dim: int) -> bool:
