@@ -61,12 +61,14 @@ class Gradient:
     ``parts``: for a concatenation of unlike parts, the gradient of each. ``weight_bias``: a factor of the second moment
     that holds for this tensor but not beyond the weights that made it (E[1/sum w²] there, E[w²/sum w²] = 1/n beyond).
     ``per_channel``: each channel was divided by its own std, so that the size of its weights does not show in it.
+    ``unbounded``: by one weight alone, E[1/w²]: beyond the weight all is as usual, here the mean square is no number.
     """
 
     terms: dict[tuple[int, int], Term] = field(default_factory=dict)
     parts: tuple[Gradient, ...] = ()
     weight_bias: float = 1.0
     per_channel: bool = False
+    unbounded: bool = False
 
     @classmethod
     def of(cls, *terms: Term) -> Gradient:
@@ -111,7 +113,7 @@ class Gradient:
             parts.append(part)
         whole = Gradient(dict(self.terms))
         whole.merge(other)
-        whole.parts = tuple(parts)
+        whole.parts, whole.unbounded = tuple(parts), self.unbounded or other.unbounded
         return whole
 
     def total(self) -> Kernel:

@@ -36,6 +36,7 @@ _DEFECTS = (ValueError, IndexError, KeyError, ZeroDivisionError, OverflowError, 
 """What a rule may raise on a layout that it was not written for; the op is then unknown, by name."""
 _CHANNEL_FIRST = {"conv1d": ("S", "C", "P"), "conv_transpose1d": ("S", "C", "P"), "batch_norm": ("S", "C", "P")}
 _TRANSPARENT = {"to", "float", "contiguous", "pad", "dropout", "identity", "type_as", "clone"}
+_UNBOUNDED = "where one weight per channel stands under a batch norm (it goes as 1/|w|, a few channels make it)"
 _LARGE_CONSTANT = 1 << 24
 
 
@@ -186,10 +187,14 @@ class _Run:
             return
         value = self.values[start]
         self._receive(start, 0, Gradient.fresh(Kernel.independent(1.0, bool(value.atoms("S")), bool(value.atoms("P")))))
+        unbounded: list[str] = []
         for node in reversed(self.trace.graph.nodes):
             flows = self.gradients.pop(node, None)  # whatever reads the node has been passed already
             if flows and 0 in flows and flows[0].terms:
-                self.received[node] = flows[0].result
+                if flows[0].unbounded:
+                    unbounded.append(str(node.meta.get("module") or node.name))
+                else:
+                    self.received[node] = flows[0].result
             call = self.calls.get(node)
             if not flows or call is None or call.out is None:
                 continue
@@ -202,6 +207,8 @@ class _Run:
                 if self.strict:
                     raise
                 self.unknown[f"{call.op} (gradient)"] += 1
+        if unbounded:
+            self.notes.append(f"gradient not predicted {_UNBOUNDED}: {', '.join(reversed(unbounded))}")
 
     def _step(self, rule: Rule, call: Call, flows: dict[int, Gradient]) -> None:
         source = call.node.args[0] if call.node.args else None

@@ -45,6 +45,15 @@ def product_quantiles(first: Array, second: Array) -> Array:
     return quantiles(np.multiply.outer(first, second).ravel(), _PAIRED)
 
 
+def weight_shares(count: int) -> Array:
+    """Quantiles of w_1 / |w| for that many normal weights: -1 and 1 for one, else density (1 - r²)^((n - 3)/2)."""
+    if count == 1:
+        return np.where(_LEVELS < 0.5, -1.0, 1.0)
+    angle = (np.arange(400) + 0.5) / 400 * math.pi
+    density = np.sin(angle) ** (count - 2.0)
+    return quantiles(np.cos(angle), density / density.sum())
+
+
 def sum_shape(skewed: Sequence[Array], normal_variance: float) -> Array:
     """Standardised quantile function, on the nodes of ``grid``, of a sum of independent parts.
 

@@ -47,6 +47,17 @@ class Source:
     identity: int = field(default_factory=lambda: next(_identities))
 
 
+@dataclass(frozen=True, slots=True)
+class Echo:
+    """In each channel a multiple of ``base`` at the same element, plus something unrelated.
+
+    ``factors``: quantiles, over channels, of the factor of the standardised base, for a variance of one in all.
+    """
+
+    base: Value
+    factors: Array
+
+
 @dataclass(eq=False, slots=True)
 class Value:
     """One tensor. ``covariance`` is centred at ``mean``; ``grid``: values of an elementwise expression on ``source``.
@@ -60,6 +71,7 @@ class Value:
     ``common``: of a table, the part of its variance that its rows share.
     ``positive``: no element is negative; a source made of it is log-normal rather than normal. ``negative``: no element
     is positive; likewise, mirrored.
+    ``echo``: what it has of one earlier tensor, channel by channel: a norm of it, a norm of its depthwise convolution.
     ``kept``: for scores under a mask, the number of unmasked keys of each query. ``mixing``: what ``softmax`` made.
     """
 
@@ -83,6 +95,7 @@ class Value:
     zero_sum: bool = False
     spectrum: Spectrum | None = None
     common: float = 0.0
+    echo: Echo | None = None
 
     @property
     def second(self) -> Kernel:
@@ -187,7 +200,7 @@ class Value:
         if pairs is not None:
             profile = self.covariance.profile
         covariance = replace(self.covariance, local=local, profile=profile, pairs=pairs)
-        return replace(self, dims=dims, covariance=covariance, origin=self, source=None, grid=None, parts=())
+        return replace(self, dims=dims, covariance=covariance, origin=self, source=None, grid=None, parts=(), echo=None)
 
     def fresh(self, dims: Dims | None = None, **changes: object) -> Value:
         """A new variable with these moments (other elements, or another function, of the same population)."""
@@ -203,6 +216,7 @@ class Value:
             "shape_on_grid": None,
             "fluctuation": 0.0,
             "common": 0.0,
+            "echo": None,
         }
         return replace(self, **{**blank, **changes})  # type: ignore[arg-type]
 

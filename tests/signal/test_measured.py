@@ -109,6 +109,29 @@ def depthwise() -> nn.Module:
     return nn.Sequential(nn.Conv2d(16, 128, 1), *block(), *block(), *block(), nn.Conv2d(128, 64, 1))
 
 
+class Branches(nn.Module):
+    """Norms of a rectified tensor itself and of its depthwise convolution; of it times one weight per channel, too."""
+
+    def __init__(self, width: int, scaled: bool) -> None:
+        super().__init__()
+        self.first, self.plain, self.spread = unit(width, width), nn.BatchNorm2d(width), nn.BatchNorm2d(width)
+        self.each = nn.Conv2d(width, width, 3, padding=1, groups=width, bias=False)
+        nn.init.normal_(self.each.weight)
+        if scaled:
+            self.unbounded = nn.Conv2d(width, width, 1, groups=width, bias=False)
+            nn.init.normal_(self.unbounded.weight)
+            self.scaled = nn.BatchNorm2d(width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x)
+        branches = self.spread(self.each(x)) + self.plain(x)
+        return torch.relu(branches + self.scaled(self.unbounded(x)) if hasattr(self, "scaled") else branches)
+
+
+def branches(*scaled: bool) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(16, 256, 1), *(Branches(256, each) for each in scaled), nn.Conv2d(256, 64, 1))
+
+
 class Recurrent(nn.Module):
     def __init__(self, kind: type[nn.Module]) -> None:
         super().__init__()
@@ -231,6 +254,8 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "depthwise": (depthwise, (8, 16, 12, 12)),
     "group-norms": (group_norms, (8, 16, 6, 6)),
     "evo-norms": (lambda: per_group(lambda: SampleEvoNorm(4)), (8, 16, 6, 6)),
+    "branches": (lambda: branches(False, False, False), (8, 16, 8, 8)),
+    "one-weight": (lambda: branches(True), (8, 16, 8, 8)),
     "lstm": (lambda: Recurrent(nn.LSTM), (8, 24, 64)),
     "gru": (lambda: Recurrent(nn.GRU), (8, 24, 64)),
     "rnn": (lambda: Recurrent(nn.RNN), (8, 24, 64)),
@@ -270,11 +295,15 @@ def test_forward_and_gradient_std_of_every_layer(name: str) -> None:
         out = model(torch.randn(shape))
         cotangent = torch.randn_like(out)
         out.backward(cotangent / cotangent.square().mean().sqrt())
+    assert any(".unbounded" in note for note in signal.notes) == (name == "one-weight")
     for row in signal.layers:
         if row.name not in forward:
             continue
         real = math.sqrt(sum(forward[row.name]) / 4)
         assert row.forward_std == pytest.approx(real, rel=0.12), f"forward std of {row.name}"
-        if row.name in gradient:
+        if row.name.endswith("unbounded"):
+            assert row.grad_std is None
+            assert row.weight_grad_std is None
+        elif row.name in gradient:
             real = math.sqrt(sum(gradient[row.name]) / 4)
             assert row.grad_std == pytest.approx(real, rel=0.15), f"gradient std of {row.name}"

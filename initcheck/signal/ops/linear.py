@@ -18,8 +18,8 @@ from initcheck.signal.kernel import Array, Kernel, Profile
 from initcheck.signal.ops.normalisation import FEW
 from initcheck.signal.resolved import Axis, Resolved
 from initcheck.signal.rule import Call, Flow, Result, Rule, Unknown, register, shape_of
-from initcheck.signal.shape import matched
-from initcheck.signal.value import Atom, Dim, Dims, Value, settle
+from initcheck.signal.shape import matched, weight_shares
+from initcheck.signal.value import Atom, Dim, Dims, Echo, Value, settle
 
 Indices = NDArray[np.intp]
 
@@ -398,9 +398,12 @@ class Convolution(Rule):
         bent = x.covariance.resolved is not None or not all(window.whole for window in windows)
         views = [axis_through(window) for window in windows] if bent else None
         mean, k = tapped_sum(x, channels, w, taps, math.prod(call.shape[-axes:]), dims[-axes:], local, views)
-        fluctuation = 2.0 / channels * math.prod(window.concentration for window in windows)
+        fluctuation = 2.0 / channels * math.prod(window.concentration for window in windows) if w.variance > 0 else 0.0
         result = Value(dims, mean, k, approximate=x.approximate, fluctuation=fluctuation).settled()
         result.shape_on_grid = sum_of_few(x, channels * math.prod(t.mean for t in taps))
+        centred = w.variance > 0 and w.mean**2 < 0.01 * w.variance
+        if channels == 1 and centred and x is call.value("input") and result.shape == x.shape:
+            result.echo = Echo(x, weight_shares(math.prod(window.kernel for window in windows)))
         return result
 
     def backward(self, call: Call, gradient: Gradient) -> Flow:
@@ -423,9 +426,10 @@ class Convolution(Rule):
         )
         samples = call.out.count("S")
         outputs = math.prod(call.shape[-axes:])
-        call.memo["weight_grad"] = weight_gradient_std(kernel, x.second, samples, outputs)
         yield call.node_of("input"), few_inputs(settle(k, x.dims), x, seen, square, call.out)
-        yield from _to_weight(call, "weight", call.memo["weight_grad"])
+        if not gradient.unbounded:  # a weight that the norm behind it divides out has none
+            call.memo["weight_grad"] = weight_gradient_std(kernel, x.second, samples, outputs)
+            yield from _to_weight(call, "weight", call.memo["weight_grad"])
 
 
 def sum_of_few(x: Value, fan: float) -> Array | None:

@@ -14,8 +14,8 @@ from initcheck.signal.kernel import Array, Kernel
 from initcheck.signal.ops.joining import mixed_shape
 from initcheck.signal.reduce import inverse_bias
 from initcheck.signal.rule import Call, Flow, Result, Rule, Unknown, register
-from initcheck.signal.shape import matched, product_quantiles, quantiles, sum_shape
-from initcheck.signal.value import Atom, Value, settle
+from initcheck.signal.shape import SHARES, matched, product_quantiles, quantiles, sum_shape
+from initcheck.signal.value import Atom, Echo, Value, settle
 
 
 def affine(
@@ -134,7 +134,18 @@ class BatchNorm(Normalisation):
         shape = mixed_shape(x.parts, normalised=True) if by_part else shape_of_input(x, call)
         result = Value(x.dims, mean, k, approximate=x.approximate, shape_on_grid=shape).settled()
         result.zero_sum = x.iid
+        result.echo = self._echo(call, x)
         return result
+
+    def _echo(self, call: Call, x: Value) -> Echo | None:
+        """Divided by each channel's std, the input is an echo of itself, or of what it is an echo of."""
+        gamma = call.optional("weight")
+        if not self._batch(call) or x.parts or x.iid or (gamma is not None and gamma.variance > 0):
+            return None
+        scale = 1.0 if gamma is None else gamma.mean
+        return (
+            Echo(x, np.full(len(SHARES), scale)) if x.echo is None else replace(x.echo, factors=scale * x.echo.factors)
+        )
 
     def _by_part(self, call: Call, x: Value, eps: float) -> Kernel:
         """Channels of a concatenation: each is divided by the std of its own part."""
@@ -166,7 +177,7 @@ class BatchNorm(Normalisation):
             kernel = kernel * (few_samples * weight_bias)
             square = None if x.parts else slope_to_keep(gradient, out, x)
         else:
-            gamma = call.optional("weight")
+            gamma, share = call.optional("weight"), 0.0
             second = gamma.mean**2 + gamma.variance if gamma else 1.0
             kernel, weight_bias, square = gradient.total() * (second * inverse**2), 1.0, None
         ratios = [(own / inverse) ** 2 for own in call.memo.get("inverses", ())]
@@ -174,17 +185,25 @@ class BatchNorm(Normalisation):
         whole = settle(kernel * average_ratio, x.dims)
         flow = Gradient.fresh(whole) if square is None else sloped(whole, square, call.out, x)
         flow.weight_bias, flow.per_channel = weight_bias, True
+        # one weight per channel is divided out, sign(w) apart: dL/d(w x) goes as 1/|w|, and dL/dx does not know |w|
+        flow.unbounded = x.fluctuation > 1.0 and share > 0.5
         flow.parts = tuple(Gradient.fresh(settle(kernel * ratio, x.dims)) for ratio in ratios)
         yield call.node_of("input"), flow
 
 
 def slope_to_keep(gradient: Gradient, out: Value, x: Value) -> Array | None:
-    """The mean square slope behind a norm, where what is before it can tell: a skewed sum, or a sum of few terms.
+    """The mean square slope behind a norm, where what is before it can tell: skewed, or a sum of few terms.
 
-    Not directly behind a rectifier: there channels differ in how often they are active, and the rarely active ones,
-    whose std is small, get the largest gradient.
+    Not behind a rectifier of channels whose means differ: they differ in how often they are active, and the rarely
+    active ones, whose std is small, get the largest gradient.
     """
-    return gradient.square_slope(out) if x.shape_on_grid is not None or x.fluctuation > 2.0 / FEW else None
+    few = x.fluctuation > 2.0 / FEW
+    rectified = not x.normal and not x.iid and x.own_source().correlation.sample < EVEN
+    return gradient.square_slope(out) if x.shape_on_grid is not None or few or rectified else None
+
+
+EVEN = 0.1
+"""Channels whose means make up less than this share of the variance are all active about as often."""
 
 
 def sloped(kernel: Kernel, square: Array, out: Value, x: Value) -> Gradient:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,11 +15,19 @@ from initcheck.signal.combination import combination
 from initcheck.signal.gradient import Gradient, Term
 from initcheck.signal.grid import Spectrum
 from initcheck.signal.kernel import Array, Kernel, Profile
-from initcheck.signal.ops.normalisation import inverse_profile
+from initcheck.signal.ops.normalisation import EVEN, inverse_profile
 from initcheck.signal.reduce import recast, unbroadcast
 from initcheck.signal.rule import Call, Flow, NotReady, Result, Rule, Unknown, register, shape_of
-from initcheck.signal.shape import given_factor, given_part, matched, quantiles, sum_quantiles, sum_shape
-from initcheck.signal.value import Dims, Source, Value, adopt, broadcast_dims, settle, without_pairs
+from initcheck.signal.shape import (
+    given_factor,
+    given_part,
+    matched,
+    product_quantiles,
+    quantiles,
+    sum_quantiles,
+    sum_shape,
+)
+from initcheck.signal.value import Dims, Echo, Source, Value, adopt, broadcast_dims, settle, without_pairs
 
 UNARY = [
     "abs",
@@ -397,6 +405,9 @@ class Sum(Elementwise):
             rest = covariance.same - sum(f * f * v.variance for f, v in skewed)
             result.shape_on_grid = sum_shape(parts, rest)
             result.positive = False
+        result.echo = summed_echo([(factors[n], v) for n, v in zip(nodes, values, strict=True)])
+        if result.echo is not None:
+            result.shape_on_grid = shape_of_echo(result.echo, covariance.same)
         return result.settled()
 
     def backward_across(self, call: Call, gradient: Gradient, moving: list[tuple[torch.fx.Node, Value]]) -> Flow:
@@ -422,6 +433,24 @@ class Sum(Elementwise):
             slope = np.sqrt(np.maximum(given_part(square, u, part, rest), 0.0))
             kernel = settle(matched(total * factor**2, slope, source.at, source.correlation), value.dims)
             yield node, Gradient.of(Term(kernel, torch.from_numpy(slope), source, identity))
+
+
+def summed_echo(parts: Sequence[tuple[float, Value]]) -> Echo | None:
+    """Branches that echo one tensor do so together: factors add up, before they are applied to what is the same."""
+    echoes = [(factor, value.echo) for factor, value in parts if value.echo is not None]
+    if len(echoes) < len(parts) or len({id(echo.base) for _, echo in echoes}) > 1:
+        return None
+    base = echoes[0][1].base
+    if base.normal or base.variance <= 0 or base.own_source().correlation.sample > EVEN:
+        return None
+    return Echo(base, sum_quantiles([factor * echo.factors for factor, echo in echoes]))
+
+
+def shape_of_echo(echo: Echo, variance: float) -> Array:
+    """Standardised quantile function of a tensor of that variance with this echo, the rest normal."""
+    values = quantiles(echo.base.own_grid().double().numpy(), echo.base.own_source().at.weights) - echo.base.mean
+    part = product_quantiles(values / math.sqrt(float(np.mean(values**2))), echo.factors)
+    return sum_shape([part], max(variance - float(np.mean(echo.factors**2)), 0.0))
 
 
 def sum_of(parts: list[tuple[float, Value]]) -> Array:
