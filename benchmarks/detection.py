@@ -1,11 +1,18 @@
 """What initcheck finds of mistakes that were put in, and how quiet it is where there are none.
 
-    python benchmarks/detection.py [--quick] [--cache FOLDER] [--only PART]      seeded mistakes
-    python benchmarks/detection.py --silence [--most N] [--again loud|failed|PART] --cache FOLDER [PART ...]
+    python benchmarks/detection.py [--real CHECKOUTS] [--cases TABLE.tsv] [--peers PYTHON] [--cache FOLDER] [--jobs N]
+    python benchmarks/detection.py --silence [--most N] [--again loud|failed|old|PART] --cache FOLDER [PART ...]
 
-Seeded mistakes: every mutation of ``mutants.py`` in every good model. *harmful*: measured, by real passes and steps of
-descent (``harm.py``); *found*: a warning or an error that the good model does not have; *right*: the first finding has
-a code that names the mistake, at a spoiled layer; *false errors*: errors on mutants that were measured to be harmless.
+Seeded mistakes: every mutation of ``mutants.py`` in every good live model (``live_mutants.py``), and those of
+``source_mutations.py`` in good source files, by the command line (``source_mutants.py``). *harmful*: measured, by real
+passes and steps of descent (``harm.py``), for files on the model that they build (``source_effect.py``); *found*: a
+warning or an error that the good model does not have; *right*: the first finding has a code that names the mistake, at
+a spoiled layer or line; *false errors*: errors on mutants that were measured to be harmless.
+
+Real files: ``real_cases.py``. Other libraries on the same live mutants: ``detection_peers.py``.
+
+What a mistake does and what is said of it are kept apart in the cache, so that a new version of the rules costs no new
+measurement: ``--again old`` makes the verdicts of other versions anew, ``--recorded`` prints what is there.
 """
 
 from __future__ import annotations
@@ -52,20 +59,24 @@ def seeded(rows: Sequence[Row], mutations: Sequence[Any], verbose: bool) -> None
                     named = f"{first['code']} {first['parameter']}:{first.get('line', '')}" if first else "nothing"
                     place = f"{r.model} {r.layers[:2] or r.lines[:3]} site {r.site}"
                     print(f"    {title}: {place}: {r.why}; {named} {first.get('message', '')[:90]}")
+    older = sum(r.code != record.code_version() for r in rows if r.applicable)
     print(f"{'all':42}{total[0]:8}{total[1]:8}{total[2]:7}{total[3]:7}{total[4]:9}{total[5]:13}")
     if total[1] and total[2]:
         print(f"\nrecall on harmful mutants {total[2] / total[1]:.4f}; first finding right {total[3] / total[2]:.4f}")
         print(f"findings for each harmful mutant: median {statistics.median(findings):g}, most {max(findings)}")
+    if older:
+        print(f"verdicts of another version of the code: {older} (--again old makes them anew)")
     for problem in sorted({f"{r.model}: {r.mutation}: {r.problem}" for r in rows if r.problem}):
         print(f"not judged: {problem}")
 
 
-def peers(python: Path, cache: Path, only: str, rows: Sequence[Row]) -> None:
+def peers(python: Path | None, cache: Path, only: str, rows: Sequence[Row]) -> None:
     """Other libraries on the same live mutants, run in their environment."""
     paths = [str(Path(__file__).parent.parent), sysconfig.get_path("purelib")]
     script = Path(__file__).with_name("detection_peers.py")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
-    subprocess.run([str(python), str(script), str(cache), only], env=environment, check=True)
+    if python is not None:
+        subprocess.run([str(python), str(script), str(cache), only], env=environment, check=True)
     said = record.keyed(cache / "peers.jsonl")
     mine = [r for r in rows if r.layers and not r.problem and (r.mutation, r.model, r.site) in said]
     print(f"\n{'on the same live mutants':26}{'harmful':>8}{'found':>7}{'recall':>8}{'harmless':>10}", end="")
@@ -95,6 +106,7 @@ def main() -> None:
     parser.add_argument("--silence", action="store_true", help="check good models, unmutated")
     parser.add_argument("--most", type=int, default=0, help="with --silence: at most so many models")
     parser.add_argument("--again", default="", help="verdicts to make anew: see ``run`` and ``sweep``")
+    parser.add_argument("--recorded", action="store_true", help="only what is in the cache already")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -120,6 +132,7 @@ def main() -> None:
             "only": options.only,
             "again": options.again,
             "jobs": options.jobs,
+            "recorded": options.recorded,
         }
         rows: list[Row] = []
         mutations: list[Any] = []
@@ -132,9 +145,9 @@ def main() -> None:
         if rows:
             seeded(rows, mutations, options.verbose)
         if options.peers is not None:
-            peers(options.peers, cache, options.only, rows)
+            peers(None if options.recorded else options.peers, cache, options.only, rows)
         if options.part in ("", "real") and options.real is not None:
-            outcomes = real_cases.run(cache, options.real, options.cases, options.only, options.again, options.jobs)
+            outcomes = real_cases.run(cache, options.real, options.cases, **given)
             real_cases.report(outcomes, options.verbose)
 
 

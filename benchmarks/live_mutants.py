@@ -71,7 +71,7 @@ def _timm_models() -> list[zoo.Model]:
     return found
 
 
-def run(cache: Path, every: int, only: str = "", again: str = "", jobs: int = 1) -> list[Row]:
+def run(cache: Path, every: int, only: str = "", again: str = "", jobs: int = 1, recorded: bool = False) -> list[Row]:
     """Every mutant, from the record where it is there already.
 
     Args:
@@ -80,6 +80,7 @@ def run(cache: Path, every: int, only: str = "", again: str = "", jobs: int = 1)
         only: part of the mutant's name or of the model's.
         again: verdicts to make anew: ``old`` (of another version of the code) or a part of a name.
         jobs: processes.
+        recorded: only what is in the record already.
     """
     wanted: dict[str, list[record.Key]] = {}
     count = 0
@@ -95,16 +96,15 @@ def run(cache: Path, every: int, only: str = "", again: str = "", jobs: int = 1)
         name: [k for k in keys if k not in effects or (k not in verdicts and effects[k]["layers"])]
         for name, keys in wanted.items()
     }
-    missing = {name: keys for name, keys in missing.items() if keys}
+    missing = {name: keys for name, keys in missing.items() if keys and not recorded}
     with ProcessPoolExecutor(
         max_workers=jobs, mp_context=multiprocessing.get_context("spawn"), max_tasks_per_child=1
     ) as pool:
         for done in [pool.submit(_mutants, cache, name, keys, effects) for name, keys in missing.items()]:
             done.result()
     effects, verdicts = record.keyed(cache / "effects.jsonl"), record.keyed(cache / "verdicts.jsonl")
-    return [
-        Row(*key, **effects[key], **verdicts.get(key, {})) for keys in wanted.values() for key in keys if key in effects
-    ]
+    both = [key for keys in wanted.values() for key in keys if key in effects and key in verdicts]
+    return [Row(*key, **effects[key], **verdicts[key]) for key in both]
 
 
 def _mutants(cache: Path, name: str, keys: Sequence[record.Key], effects: dict[record.Key, dict[str, Any]]) -> None:

@@ -93,12 +93,23 @@ def place(case: Case, folder: Path) -> Path | None:
     return None
 
 
-def run(cache: Path, folder: Path, listed: Path | None, only: str, again: str, jobs: int) -> list[Outcome]:
-    """Check every case, from the record where it is there already (``again``: see ``live_mutants.run``)."""
+def run(
+    cache: Path,
+    folder: Path,
+    listed: Path | None,
+    every: int = 1,
+    only: str = "",
+    again: str = "",
+    jobs: int = 1,
+    recorded: bool = False,
+) -> list[Outcome]:
+    """Check every case, from the record where it is there already (arguments: see ``live_mutants.run``)."""
     kept = cache / "real.jsonl"
     known = {row["case"]: row for row in record.rows(kept)}
     known = {name: row for name, row in known.items() if not record.stale(row["code"], name, again)}
-    wanted = [case for case in cases(listed) if only in f"{case.name} {case.code}"]
+    wanted = [case for case in cases(listed) if only in f"{case.name} {case.code}"][::every]
+    if recorded:
+        wanted = [case for case in wanted if case.name in known]
 
     def check(case: Case) -> None:
         at = place(case, folder)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import inspect
 import io
 import json
 import math
@@ -102,13 +103,14 @@ def differing(good: dict[str, torch.Tensor], spoiled: dict[str, torch.Tensor]) -
 
 
 def lines_run(job: dict[str, Any], path: str) -> set[int]:
-    """Lines of the file that run while its model is built."""
+    """Lines of the file's functions that run while its model is built."""
     seen: set[int] = set()
 
     def watch(frame: types.FrameType, event: str, _: Any) -> Any:
         if frame.f_code.co_filename != path:
             return None
-        seen.add(frame.f_lineno)
+        if frame.f_code.co_flags & inspect.CO_OPTIMIZED:  # not the module's and the classes' own lines
+            seen.add(frame.f_lineno)
         return watch
 
     sys.settrace(watch)

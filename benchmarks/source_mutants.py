@@ -64,7 +64,8 @@ GOOD = (
     Good("", "vit.py", "ViT()", _IMAGE),
     Good("", "lstm_classifier.py", "LSTMClassifier(500)", _IDS),
     Good("", "mobilenet.py", "MobileNet()", _IMAGE),
-    Good("karpathy/nanoGPT", "model.py", "GPT(GPTConfig(n_layer=4, n_head=4, n_embd=128, vocab_size=512))", _IDS),
+    Good("karpathy/nanoGPT", "model.py",
+         "GPT(GPTConfig(n_layer=4, n_head=4, n_embd=128, vocab_size=512, bias=False))", _IDS),
     Good(
         "karpathy/minGPT", "mingpt/model.py", "GPT(config)", _IDS,
         "from mingpt.utils import CfgNode\nconfig = CfgNode(model_type=None, n_layer=4, n_head=4, n_embd=128, "
@@ -72,8 +73,7 @@ GOOD = (
     ),
     Good("bamos/densenet.pytorch", "densenet.py", "DenseNet(12, 22, 0.5, 10, True)", _IMAGE),
     Good("chengyangfu/pytorch-vgg-cifar10", "vgg.py", "vgg11()", _IMAGE),
-    Good("meliketoy/wide-resnet.pytorch", "networks/wide_resnet.py",
-         "Wide_ResNet(10, 2, 0.3, 10).apply(conv_init)", _IMAGE),
+    Good("meliketoy/wide-resnet.pytorch", "networks/wide_resnet.py", "Wide_ResNet(10, 2, 0.3, 10)", _IMAGE),
     Good(
         "ikostrikov/pytorch-a2c-ppo-acktr-gail", "a2c_ppo_acktr/model.py", "MLPBase(8, recurrent=True)",
         "(torch.randn(16, 8), torch.zeros(16, 64), torch.ones(16, 1))", _SPACE,
@@ -101,7 +101,15 @@ GOOD = (
 )  # fmt: skip
 
 
-def run(cache: Path, cases: Path | None, every: int, only: str = "", again: str = "", jobs: int = 1) -> list[Row]:
+def run(
+    cache: Path,
+    cases: Path | None,
+    every: int,
+    only: str = "",
+    again: str = "",
+    jobs: int = 1,
+    recorded: bool = False,
+) -> list[Row]:
     """Every slip in every good file, from the record where it is there already (see ``live_mutants.run``).
 
     Args:
@@ -117,11 +125,15 @@ def run(cache: Path, cases: Path | None, every: int, only: str = "", again: str 
             if count % every == 0 and only in f"{key[0]} {good.name}":
                 wanted.setdefault(good, []).append((key, slip, effect))
     with tempfile.TemporaryDirectory() as folder:
-        for good, slips in wanted.items():
+        for good, slips in wanted.items() if not recorded else ():
             _measure(good, cases, slips, Path(folder), effects_path)
         verdicts = record.keyed(verdicts_path)
         verdicts = {k: v for k, v in verdicts.items() if not record.stale(v["code"], f"{k[0]} {k[1]}", again)}
-        todo = {g: [(key, slip) for key, slip, _ in slips if key not in verdicts] for g, slips in wanted.items()}
+        todo = {
+            g: [(key, slip) for key, slip, _ in slips if key not in verdicts]
+            for g, slips in wanted.items()
+            if not recorded
+        }
         with ThreadPoolExecutor(jobs) as pool:
             tasks = [
                 pool.submit(_judge, cases, Path(folder), verdicts_path, g, some) for g, some in todo.items() if some
@@ -132,6 +144,8 @@ def run(cache: Path, cases: Path | None, every: int, only: str = "", again: str 
     rows = []
     for slips in wanted.values():
         for key, slip, _ in slips:
+            if key not in effects or key not in verdicts:
+                continue
             effect, verdict = dict(effects[key]), dict(verdicts[key])
             problem = effect.pop("problem") or verdict.pop("problem")
             rows.append(Row(*key, lines=sorted(slip.lines), **effect, **{**verdict, "problem": problem}))

@@ -494,6 +494,6 @@ SOURCE_MUTATIONS = (
     SourceMutation("weights U(0, b)", ("IC305", *SCALE), "signal", _one_sided),
     SourceMutation("std x 100", SCALE, "signal", _std_times("100")),
     SourceMutation("std x 1e-4", SCALE, "signal", _std_times("1e-4")),
-    SourceMutation("biases at -10", (*SCALE, "IC603", "IC705"), "signal", _sunk_bias),
+    SourceMutation("zeros_ of biases made -10", (*SCALE, "IC603", "IC705"), "signal", _sunk_bias),
     SourceMutation("both low-rank factors zero", ("IC704",), "units", _both_zero),
 )  # fmt: skip
