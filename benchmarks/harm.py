@@ -64,6 +64,8 @@ def signal_harm(
         return Harm(True, "no layer's output depends on the input")
     if rows and rows[-1].weight_std and rows[-1].sample_std == 0:
         return Harm(True, "nothing of the input is left at the output")
+    if verdict.steps and verdict.reach == 0:
+        return Harm(True, "no gradient comes back to any layer that the input reaches")
     loud = verdict.severity is not None and verdict.severity >= Severity.WARNING
     return Harm(loud, f"{verdict.kind or 'healthy'}, reach {verdict.reach:.1e}, share {verdict.share:.1e}")
 

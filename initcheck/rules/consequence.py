@@ -166,7 +166,7 @@ NOTHING = Consequence("", None, 1.0, False, False)
 
 def judge(trace: Trace, signal: Signal) -> Consequence:
     """The verdict on a traced model; nothing where too little of it is known."""
-    rows = [row for row in signal.layers if _known(row)]
+    rows = [row for row in signal.layers if _known(row) and not _is_constant_table(row)]
     if len(rows) < 2:
         return _blown_exponent(trace, signal)
     head = _head(rows)
@@ -201,6 +201,11 @@ def judge(trace: Trace, signal: Signal) -> Consequence:
 def _known(row: LayerRow) -> bool:
     values = (row.forward_std, row.sample_std, row.grad_std)
     return all(value is not None and not math.isnan(value) for value in values)
+
+
+def _is_constant_table(row: LayerRow) -> bool:
+    """Embeddings that the input does not choose: of positions, of one token type."""
+    return "Embedding" in row.kind and row.sample_std == 0
 
 
 def _head(rows: Sequence[LayerRow]) -> LayerRow:

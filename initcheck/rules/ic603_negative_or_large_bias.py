@@ -11,7 +11,7 @@ from initcheck.findings import Finding, Fix, Location, RewriteCall, Severity
 from initcheck.rules.base import ModelContext, finding
 from initcheck.rules.chains import moments_of
 from initcheck.rules.scale import structure_of
-from initcheck.rules.writes import call_location, counted, final_write
+from initcheck.rules.writes import call_location, counted, final_write, layer_location
 
 if TYPE_CHECKING:
     from initcheck.init.structure import WeightUse
@@ -47,11 +47,12 @@ def _cases(context: ModelContext) -> dict[Location, list[tuple[WeightUse, Parame
             continue
         write = final_write(bias)
         moments = moments_of(use.node, context.signal)
-        if write is None or moments is None or moments.std <= 0:
-            continue
+        if (write is None and bias.writes) or moments is None or moments.std <= 0:
+            continue  # torch's default stands
         active = 0.5 * math.erfc(-moments.mean / moments.std / math.sqrt(2))
         if active < _DEAD_INFO:
-            groups[call_location(write, context)].append((use, bias, active))
+            where = call_location(write, context) if write is not None else layer_location(bias, context)
+            groups[where].append((use, bias, active))
     return groups
 
 
