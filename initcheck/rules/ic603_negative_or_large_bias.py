@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from initcheck.findings import Finding, Fix, Location, RewriteCall, Severity
 from initcheck.rules.base import ModelContext, finding
 from initcheck.rules.chains import moments_of
-from initcheck.rules.scale import structure_of
+from initcheck.rules.scale import cause_of, structure_of
 from initcheck.rules.writes import call_location, counted, final_write, layer_location
 
 if TYPE_CHECKING:
@@ -27,14 +27,19 @@ _DEAD_INFO = 0.05
 
 
 def check_model(context: ModelContext) -> Iterator[Finding]:
-    """One finding for each call that sets such biases."""
+    """One finding for each call that sets such biases; in a live model for those that the signal's verdict misses."""
     for where, cases in _cases(context).items():
-        yield _finding(context, where, cases)
+        if final_write(cases[0][1]) is not None or not cause_of(context).consequence.harmful:
+            yield _finding(context, where, cases)
 
 
 def cutting_places(context: ModelContext) -> set[Location]:
     """Lines that cut a layer off: they explain a signal or gradient that vanishes (see ``attribution``)."""
-    return {where for where, cases in _cases(context).items() if min(case[2] for case in cases) < _DEAD_WARNING}
+    return {
+        where
+        for where, cases in _cases(context).items()
+        if min(case[2] for case in cases) < _DEAD_WARNING and final_write(cases[0][1]) is not None
+    }
 
 
 def _cases(context: ModelContext) -> dict[Location, list[tuple[WeightUse, ParameterRecord, float]]]:
