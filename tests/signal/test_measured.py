@@ -307,3 +307,21 @@ def test_forward_and_gradient_std_of_every_layer(name: str) -> None:
         elif row.name in gradient:
             real = math.sqrt(sum(gradient[row.name]) / 4)
             assert row.grad_std == pytest.approx(real, rel=0.15), f"gradient std of {row.name}"
+
+
+class FilterResponseNorm(nn.Module):
+    """x / sqrt(mean(x²)) over the positions of each channel, written out."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * x.square().mean(dim=(2, 3), keepdim=True).add(1e-5).rsqrt().expand(x.shape)
+
+
+def test_behind_a_filter_response_norm_the_signal_has_unit_scale_and_the_gradient_is_unknown() -> None:
+    x = torch.randn(4, 16, 12, 12)
+    net = nn.Sequential(nn.Conv2d(16, 32, 3), FilterResponseNorm(), nn.Conv2d(32, 32, 3))
+    signal = propagate(trace(net, (x,), {}))
+    first, last = signal.layers
+    with torch.no_grad():
+        assert last.forward_std == pytest.approx(float(net(x).std()), rel=0.1)
+    assert first.grad_std is None
+    assert last.grad_std == pytest.approx(1.0, rel=1e-6)

@@ -479,11 +479,13 @@ def before_casts(node: torch.fx.Node) -> torch.fx.Node:
 
 
 def normalised_operand(nodes: tuple[torch.fx.Node, ...]) -> torch.fx.Node | None:
-    """The x of x * rsqrt(mean(x², -1) + eps), an RMS norm written out; None for any other product."""
+    """The x of x * rsqrt(mean(x²) + eps), an RMS (or filter response) norm written out; None for any other product."""
     if len(nodes) != 2:
         return None
     for x, inverse in (nodes, nodes[::-1]):
         chain = before_casts(inverse)
+        if chain.meta.get("op") == "expand":
+            chain = before_casts(chain.all_input_nodes[0])
         for op in ("rsqrt", "add", "mean"):
             if str(chain.meta.get("op", "")) != op or not chain.all_input_nodes:
                 break
@@ -544,6 +546,8 @@ class Product(Elementwise):
         kernel = gradient.collapsed()
         root = normalised_operand(nodes)
         if root is not None and call.of(root).second.same > 0:
+            if any(before_casts(node).meta.get("op") == "expand" for node in nodes):
+                raise Unknown("the gradient of a norm over the positions of each channel, written out as a product")
             x = call.of(root)
             channels = max(math.prod(a.size for a in x.dims[-1]), 2)
             kernel = kernel * ((1.0 - 1.0 / channels) / x.second.same)
