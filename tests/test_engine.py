@@ -223,3 +223,54 @@ def test_a_model_rule_that_crashes_is_a_defect_and_the_other_rules_report(tmp_pa
     assert "IC701" in plain.stdout
     assert "Traceback" in debug.stderr
     assert "ic999_crashing.py" in debug.stderr
+
+
+def test_an_init_call_that_two_models_trip_over_is_one_finding(tmp_path: Path) -> None:
+    broken = """
+        from torch import nn
+
+        class Broken(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.fc = nn.Linear(4, 4)
+                self.init_weights()
+
+            def init_weights(self):
+                nn.init.normal_(self.fc.weight, std=self.missing)
+
+            def forward(self, x):
+                return self.fc(x)
+
+        class Other(Broken):
+            pass
+    """
+    result = run(write(tmp_path, broken=broken), Config(jobs=1)).result
+    found = [(f.code, f.location.line) for file in result.files for f in file.findings]
+    assert sorted(found) == [("IC002", 4), ("IC002", 16), ("IC803", 11)]
+
+
+def test_a_net_of_dead_units_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What chance makes of such a net is beyond a floating-point number: the report says so."""
+    from initcheck.cli import main
+
+    dead = """
+        import torch
+        from torch import nn
+
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.fc = nn.Linear(64, 64)
+                self.head = nn.Linear(64, 10)
+                nn.init.kaiming_normal_(self.fc.weight)
+                nn.init.constant_(self.fc.bias, -10.0)
+
+            def forward(self, x):
+                return self.head(torch.relu(self.fc(x)))
+
+        Net()(torch.randn(8, 64))
+    """
+    assert main([*write(tmp_path, dead=dead), "--jobs", "1"]) == 1
+    out = capsys.readouterr().out
+    assert "no unit gets a gradient" in out
+    assert "more than 1000" in out

@@ -44,9 +44,17 @@ def _chance(report: Report) -> Iterator[str]:
         "forward": max((row.forward_band or 0.0 for row in report.layers), default=0.0),
         "gradient": max((row.grad_band or 0.0 for row in report.layers), default=0.0),
     }
-    parts = [f"{direction} std ×/÷ {math.exp(2 * band):.3g}" for direction, band in found.items() if 2 * band > 0.1]
+    parts = [f"{direction} std ×/÷ {_factor(2 * band)}" for direction, band in found.items() if 2 * band > 0.1]
     if parts:
         yield f"finite width alone moves {', '.join(parts)} from seed to seed"
+
+
+def _factor(logarithm: float) -> str:
+    """Of a net whose units are nearly all dead the next seed says nothing, and the factor may be beyond a float."""
+    return f"{math.exp(logarithm):.3g}" if logarithm < math.log(_ANY_FACTOR) else f"more than {_ANY_FACTOR:g}"
+
+
+_ANY_FACTOR = 1000.0
 
 
 def _stretch(stretch: Stretch) -> str:
