@@ -61,6 +61,7 @@ class _NotAnalysedError(Exception):
 def analyse(job: FileJob, emit: Emit) -> None:
     """Find, build and check every root model of the file; see ``child.Emit`` for what is emitted."""
     torch.set_num_threads(1)
+    raising: set[Location] = set()
     for candidate, source in found(job, emit):
         if candidate.name in job.skip:
             continue
@@ -78,7 +79,8 @@ def analyse(job: FileJob, emit: Emit) -> None:
                 ),
             )
             named = raised(source, candidate.name, _first_cause(error)) if source is not None else None
-            if named is not None:
+            if named is not None and named.location not in raising:  # several models trip over one call
+                raising.add(named.location)
                 emit("finding", named)
             emit("debug", traceback.format_exc())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from initcheck.collector import collector_paused
 from initcheck.findings import Location
 from initcheck.results import Report
 from initcheck.rules import registry
@@ -13,7 +14,6 @@ from initcheck.signal.propagate import propagate
 from initcheck.signal.result import Signal
 from initcheck.signal.stretches import stretches
 from initcheck.source.file import SourceFile
-from initcheck.tracing.collector import collector_paused
 from initcheck.tracing.trace import Trace
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -11,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeVar
 
+from initcheck.collector import collector_slowed
 from initcheck.config import Config
 from initcheck.findings import Evidence, Finding, Location
 from initcheck.results import FileResult, FixSummary, Report, RunResult
@@ -69,7 +68,7 @@ def run(paths: Sequence[str | Path], config: Config, tell: Tell | None = None, t
     outcomes: list[FileResult | str] = []
     interrupted = False
     INTERRUPTED.clear()
-    with _rare_collections(), ThreadPoolExecutor(max_workers=_workers(config)) as pool:
+    with collector_slowed(), ThreadPoolExecutor(max_workers=_workers(config)) as pool:
         futures = [pool.submit(one, file) for file in files]
         try:
             for future in futures:
@@ -97,17 +96,6 @@ def heard(results: Sequence[FileResult], config: Config, seconds: float) -> Run:
     errors = [f"defect in initcheck: {defect}" for file in files for defect in file.defects]
     result = RunResult(files, tuple(errors), seconds)
     return Run(result, reader.texts(result))
-
-
-@contextlib.contextmanager
-def _rare_collections() -> Iterator[None]:
-    """Syntax trees are many objects without cycles: collecting at the usual pace takes as long as checking them."""
-    before = gc.get_threshold()
-    gc.set_threshold(max(before[0], 100_000) if before[0] else 0, *before[1:])
-    try:
-        yield
-    finally:
-        gc.set_threshold(*before)
 
 
 def _workers(config: Config) -> int:
@@ -266,24 +254,11 @@ def _check_source(
     result = FileResult(source.path)
     if config.needs_models and source.mentions_modules():
         result = analyse_isolated(FileJob(source.path, source.text, config, measure=measure), tell)
-        result = replace(result, findings=_once_each(result.findings, findings))
     every = [*findings, *result.findings, *(f for report in result.models for f in report.findings)]
     judged = bool(result.models) and not any(f.code == "IC002" for f in result.findings)
     unused = _selected(_unused_suppressions(every, source, judged), config)
     heard = _as_heard(replace(result, findings=(*findings, *result.findings)), config, reader, source)
     return replace(heard, findings=(*heard.findings, *unused), defects=(*defects, *result.defects))
-
-
-def _once_each(found: tuple[Finding, ...], known: Sequence[Finding]) -> tuple[Finding, ...]:
-    """The findings but for init calls that several models trip over (IC803), or that the source rules found as well."""
-    seen = {(f.code, f.location.line) for f in known}
-    kept = []
-    for finding in found:
-        key = (finding.code, finding.location.line)
-        if finding.code != "IC803" or key not in seen:
-            kept.append(finding)
-        seen.add(key)
-    return tuple(kept)
 
 
 def _check_library_model(target: str, config: Config, reader: _Reader, tell: Tell | None) -> FileResult:

@@ -261,7 +261,8 @@ _USERS_FAULT = (AttributeError, TypeError, ValueError, RuntimeError)
 
 
 def raised(source: SourceFile, model: str, error: BaseException) -> Finding | None:
-    """The finding for a model that could not be built because an init call of this file raised; None: something else.
+    """The finding for a model that could not be built because an init call of this file raised; None: something else,
+    or a call that the source rule names without building anything.
 
     Args:
         source: the checked file.
@@ -276,7 +277,7 @@ def raised(source: SourceFile, model: str, error: BaseException) -> Finding | No
     if not line or not isinstance(error, _USERS_FAULT):
         return None
     place = _init_code(source, line)
-    if place is None:
+    if place is None or any(known.location.line == place.lineno for known in check_source(source)):
         return None
     text = (str(error).strip() or "no message").splitlines()[0][:200]
     return finding(
@@ -284,6 +285,7 @@ def raised(source: SourceFile, model: str, error: BaseException) -> Finding | No
         f"`{text_of(place)}` raises when {model} is built: {type(error).__name__}: {text}",
         source.location(place),
         model=model,
+        suggestion=f"mend the call: {model} cannot be built with it",
     )
 
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import ast
-import contextlib
 import functools
-import gc
 import re
 import threading
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from initcheck.collector import collector_paused
 from initcheck.findings import Location
 from initcheck.source import locate
 from initcheck.source.decoding import NULL_BYTE, Decoded, SourceError, decode, split_lines
@@ -25,18 +23,6 @@ from initcheck.source.survey import Survey
 __all__ = ["SourceError", "SourceFile"]
 
 _GLOBAL_LOCK = threading.Lock()  # warnings.catch_warnings and the garbage collector's switch are global state
-
-
-@contextlib.contextmanager
-def _no_collection() -> Iterator[None]:
-    """A parser makes many objects and no garbage: looking for some takes longer than parsing."""
-    was = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was:
-            gc.enable()
 
 
 @dataclass(frozen=True)
@@ -151,7 +137,7 @@ def _parse(text: str) -> ast.Module:
         before = split_lines(text[: text.index("\0")])
         raise SourceError(NULL_BYTE, len(before), len(before[-1]) + 1)
     try:
-        with _GLOBAL_LOCK, warnings.catch_warnings(), _no_collection():
+        with _GLOBAL_LOCK, warnings.catch_warnings(), collector_paused():
             warnings.simplefilter("ignore")  # invalid escapes are for other linters to report
             return ast.parse(text)
     except SyntaxError as error:

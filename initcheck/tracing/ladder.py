@@ -16,7 +16,7 @@ from torch import nn
 from torch.distributions import Distribution
 from torch.nn.parameter import is_lazy
 
-from initcheck.tracing.collector import collector_paused
+from initcheck.collector import collector_paused
 from initcheck.tracing.copies import Copy, enter_inputs, fake_copy, real_copy, unwrapped
 from initcheck.tracing.live import live_buffers, live_modules, live_parameters
 from initcheck.tracing.randomness import random_state_kept
