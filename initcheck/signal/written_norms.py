@@ -1,0 +1,94 @@
+"""Norms that a forward writes out: x * rsqrt(mean(x²) + eps), f(x) / sqrt(var(x) + eps), recognised by their graph.
+
+The factors are far from independent, so that the rules of products and quotients would be wrong for them.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch.fx
+
+from initcheck.signal.grid import Spectrum
+from initcheck.signal.kernel import Array, Kernel
+from initcheck.signal.rule import Call, shape_of
+from initcheck.signal.value import Value
+
+_CASTS = ("to", "float", "type_as", "type", "contiguous", "identity")
+
+
+def before_casts(node: torch.fx.Node) -> torch.fx.Node:
+    """The node that a chain of casts starts from."""
+    while str(node.meta.get("op", "")) in _CASTS and node.all_input_nodes:
+        node = node.all_input_nodes[0]
+    return node
+
+
+def normalised_operand(nodes: tuple[torch.fx.Node, ...]) -> torch.fx.Node | None:
+    """The x of x * rsqrt(mean(x²) + eps), an RMS (or filter response) norm written out; None for any other product."""
+    if len(nodes) != 2:
+        return None
+    for x, inverse in (nodes, nodes[::-1]):
+        chain = before_casts(inverse)
+        if chain.meta.get("op") == "expand":
+            chain = before_casts(chain.all_input_nodes[0])
+        for op in ("rsqrt", "add", "mean"):
+            if str(chain.meta.get("op", "")) != op or not chain.all_input_nodes:
+                break
+            chain = before_casts(chain.all_input_nodes[0])
+        else:
+            square = str(chain.meta.get("op", "")) in ("pow", "square") and chain.all_input_nodes
+            if square and before_casts(chain.all_input_nodes[0]) is before_casts(x):
+                return x
+    return None
+
+
+_RESHAPED = frozenset(
+    [*_CASTS, "reshape", "view", "expand", "unsqueeze", "repeat", "add", "clamp", "clamp_min", "sqrt"]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """What a written-out norm divides by the std of: ``x``, over ``channels`` and the positions of each."""
+
+    x: Value
+    channels: int
+
+    @classmethod
+    def of(cls, call: Call, above: Value, below: torch.fx.Node) -> Group | None:
+        """The group of f(x) / sqrt(var(x) + eps), None for any other quotient."""
+        chain, root = below, False
+        while str(chain.meta.get("op", "")) in _RESHAPED and chain.all_input_nodes:
+            root = root or chain.meta["op"] == "sqrt"
+            chain = chain.all_input_nodes[0]
+        if str(chain.meta.get("op", "")) != ("var" if root else "std"):
+            return None
+        x = call.values.get(chain.all_input_nodes[0])
+        if not isinstance(x, Value) or above.iid or above.own_source() is not x.own_source():
+            return None
+        grouped, places = math.prod(x.shape) // max(math.prod(shape_of(chain)), 1), math.prod(x.positions)
+        return cls(x, grouped // places) if grouped % places == 0 and x.variance > 0 else None
+
+    def left(self, kernel: Kernel, above: Value, scale: float) -> float:
+        """The part of g f'(x) / s that is not taken off again by way of s.
+
+        dx = (g f' - x_hat avg(g y)) / s with y = f/s. Of the averages over all pairs of the group, those of
+        g y g' y' - 2 g f' x_hat g' y' are the kernel of the difference y - f' x_hat less that of f' x_hat.
+        """
+        source = above.own_source()
+        u, y = source.u.double().numpy(), above.own_grid().double().numpy() * scale
+        if not np.all(np.diff(u) > 0):
+            return 1.0
+        slope = np.gradient(y / scale, u)
+        straight = slope * (u - self.x.mean) * scale
+
+        def average(values: Array) -> float:
+            pairs = kernel * Spectrum.of(values, source.at).kernel(source.correlation)
+            return pairs.within_position_mean(above.positions) / self.channels
+
+        direct = kernel.same * float(source.at.weights @ slope**2)
+        taken = average(straight) - average(y - straight)
+        return min(max(1.0 - taken / direct, 1e-3), 2.0) if direct > 0 else 1.0
