@@ -17,8 +17,14 @@ if TYPE_CHECKING:
 CODE = "IC113"
 
 _HINT = re.compile(r"\.(?:clone|double|half|bfloat16|repeat|tile)\(|\b(?:deepcopy|clone|tensor)\(|\[\[")
-_METHODS = frozenset({"clone", "double", "half", "bfloat16", "repeat", "tile"})
-"""Methods that give memory of their own (``float``, ``to``, ``cpu``, ``contiguous`` may give the tensor itself)."""
+_COPIES = frozenset({"clone", "repeat", "tile"})
+"""Methods that give memory of their own."""
+
+_CONVERSIONS = frozenset({"double", "half", "bfloat16"})
+"""Likewise for parameters of torch's default dtype, where the file does not set another one: a tensor that has the
+dtype already is handed back (so ``float``, ``to``, ``cpu`` and ``contiguous`` are not among them)."""
+
+_SETS_DTYPE = re.compile(r"set_default_dtype|dtype\s*=\s*torch\.(?:float64|double|half|float16|bfloat16)\b")
 
 _FUNCTIONS = frozenset({"copy.deepcopy", "copy.copy", "torch.clone", "torch.tensor"})
 
@@ -27,7 +33,12 @@ def check_source(source: SourceFile) -> Iterator[Finding]:
     """Init calls that are statements of their own and whose target is made by something that copies."""
     if _HINT.search(source.text) is None:
         return
-    copies = {write.node: (write, copied) for write in init_writes(source) if (copied := _copied(source, write.target))}
+    methods = _COPIES if _SETS_DTYPE.search(source.text) else _COPIES | _CONVERSIONS
+    copies = {
+        write.node: (write, copied)
+        for write in init_writes(source)
+        if (copied := _copied(source, write.target, methods))
+    }
     if not copies:
         return
     for statement in ast.walk(source.tree):
@@ -47,7 +58,7 @@ def check_source(source: SourceFile) -> Iterator[Finding]:
         )
 
 
-def _copied(source: SourceFile, target: ast.expr) -> tuple[ast.expr, str] | None:
+def _copied(source: SourceFile, target: ast.expr, methods: frozenset[str]) -> tuple[ast.expr, str] | None:
     """(the tensor, what copies it) of ``x.weight.clone()``, ``copy.deepcopy(x.weight)`` and ``x.weight[[0, 2]]``."""
     found = None
     while True:
@@ -56,7 +67,7 @@ def _copied(source: SourceFile, target: ast.expr) -> tuple[ast.expr, str] | None
         elif isinstance(target, ast.Call) and source.imports.resolve(target.func) in _FUNCTIONS and target.args:
             found, target = f"{ast.unparse(target.func)}()", target.args[0]
         elif isinstance(target, ast.Call) and isinstance(target.func, ast.Attribute):
-            if target.func.attr in _METHODS:
+            if target.func.attr in methods:
                 found = f"{target.func.attr}()"
             elif target.func.attr != "detach":
                 return None

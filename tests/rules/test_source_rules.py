@@ -365,6 +365,10 @@ FOUND |= {
 }
 
 QUIET = {
+    "IC113 a conversion to the file's own dtype": """
+        torch.set_default_dtype(torch.float64)
+        m.weight.double().normal_(0, 0.02)
+    """,
     "names that only look deprecated": "torch.normal(0, 1, (2,))\nimport numpy as np\nnp.random.normal(0, 1)",
     "a function of the user's own": "def xavier_uniform(w):\n    return w\nxavier_uniform(w)",
     "the present names": "nn.init.xavier_uniform_(w)\nnn.init.constant_(w, 0.5)\nnn.init.normal_(w, 1.0)",
