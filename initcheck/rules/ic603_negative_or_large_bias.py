@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from initcheck.findings import Finding, Fix, Location, RewriteCall, Severity
 from initcheck.rules.base import ModelContext, finding
 from initcheck.rules.chains import moments_of
+from initcheck.rules.consequence import DEAD_SHARE
 from initcheck.rules.scale import cause_of, structure_of
 from initcheck.rules.writes import call_location, counted, final_write, layer_location
 
@@ -61,25 +62,33 @@ def _cases(context: ModelContext) -> dict[Location, list[tuple[WeightUse, Parame
     return groups
 
 
+def _has_living_stream(context: ModelContext) -> bool:
+    """Whether the input shows in the output all the same, beside dead units: then only these are lost."""
+    if cause_of(context).consequence.harmful or not context.signal.layers:
+        return False
+    head = context.signal.layers[-1]
+    return bool(head.sample_std and head.forward_std and head.sample_std > DEAD_SHARE * head.forward_std)
+
+
 def _finding(context: ModelContext, where: Location, cases: list[tuple[WeightUse, ParameterRecord, float]]) -> Finding:
     use, bias, active = min(cases, key=lambda case: case[2])
     moments = moments_of(use.node, context.signal)
     assert moments is not None
     also = f" ({counted(len(cases), 'layer')})" if len(cases) > 1 else ""
-    severity = Severity.INFO
+    severity, dead = Severity.INFO, active < _DEAD_ERROR
     if active < _DEAD_WARNING:
-        severity = Severity.ERROR if active < _DEAD_ERROR else Severity.WARNING
+        severity = Severity.ERROR if dead and not _has_living_stream(context) else Severity.WARNING
     fix = None
     write = final_write(bias)
     if write is not None and context.source is not None and where.path == context.source.path and where.end_line:
         fix = Fix("start the biases at zero", (RewriteCall(where, "zeros_", ()),))
-    share = f"{active:.1e}" if active < 1e-3 else f"{active:.1%}"
+    share = "none" if active == 0 else f"{active:.1e}" if active < 1e-3 else f"{active:.1%}"
     return finding(
         CODE,
         f"`{bias.name}`{also} starts at {bias.distribution.mean:g}, {-moments.mean / moments.std:.1f} standard "
         "deviations "
         f"below zero: a {use.activation.name} behind it is active for {share} of the inputs"
-        + (": no unit gets a gradient" if severity is Severity.ERROR else ""),
+        + (": no unit gets a gradient" if dead else ""),
         where,
         severity=severity,
         model=context.trace.model,

@@ -146,6 +146,14 @@ FOUND = {
         ),
         ("IC603", "warning", "nn.init.constant_(self.fc.bias, -2.0)"),
     ),
+    "IC603 dead units beside a living stream": (
+        SCORES.format(
+            call="nn.init.constant_(self.fc.bias, -10.0)",
+            out="self.head(torch.relu(self.fc(x)) + x.repeat(1, 2))",
+            loss="l1_loss",
+        ),
+        ("IC603", "warning", "nn.init.constant_(self.fc.bias, -10.0)"),
+    ),
     "IC208 a wide head": (
         SCORES.format(
             call="nn.init.normal_(self.head.weight, std=3)",
