@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from initcheck.findings import Finding, Fix, Substitute
 from initcheck.rules.base import ModelContext, finding
 from initcheck.rules.source_index import text_of
-from initcheck.rules.writes import listed
+from initcheck.rules.writes import lines_that_wrote, listed
 
 if TYPE_CHECKING:
     from initcheck.source.file import SourceFile
@@ -140,13 +140,7 @@ def check_model(context: ModelContext) -> Iterator[Finding]:
     if source is None or "named_" not in source.text or context.trace.weights_are_data:
         return
     known = {found.location for found in check_source(source)}
-    lines = {
-        frame.location.line
-        for record in context.trace.parameters.values()
-        for write in record.writes
-        for frame in write.stack
-        if frame.location.path == source.path
-    }
+    lines = lines_that_wrote(context, source)
     names = list(context.trace.parameters)
     for loop, variable in _loops(source.tree):
         if not _ran(loop, lines):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from initcheck.findings import Finding, Fix, Severity, Substitute
 from initcheck.rules.base import finding
 from initcheck.rules.source_index import InitWrite, init_writes, layer_type, narrowed_types
-from initcheck.rules.writes import counted, final_write, listed
+from initcheck.rules.writes import counted, final_write, lines_that_wrote, listed
 
 if TYPE_CHECKING:
     from initcheck.rules.base import ModelContext
@@ -294,13 +294,7 @@ def check_model(context: ModelContext) -> Iterator[Finding]:
     source = context.source
     if source is None or context.trace.weights_are_data or any(True for _ in check_source(source)):
         return
-    lines = {
-        frame.location.line
-        for record in context.trace.parameters.values()
-        for write in record.writes
-        for frame in write.stack
-        if frame.location.path == source.path
-    }
+    lines = lines_that_wrote(context, source)
     seen: set[str] = set()
     for path, module in context.trace.modules.items():
         name = module.type_name.rpartition(".")[2]

@@ -47,13 +47,16 @@ def _check(source: SourceFile, guard: ast.If) -> Iterator[Finding]:
     compared = [v for v in test.values if isinstance(v, ast.Compare) and len(v.comparators) == 1]
     if not bare or not compared:
         return
-    compare = compared[-1]
-    yield finding(
+    yield _finding(source, guard, f"string {bare[0].value!r}", _mended(test, bare, compared[-1]))
+
+
+def _finding(source: SourceFile, guard: ast.If, operand: str, meant: str) -> Finding:
+    return finding(
         CODE,
-        f"`{text_of(test)}` is always true: the string {bare[0].value!r} alone is an operand of `or`, "
+        f"`{text_of(guard.test)}` is always true: the {operand} alone is an operand of `or`, "
         "so this branch takes every layer" + (" and the branches after it take none" if guard.orelse else ""),
-        source.location(test),
-        suggestion=f"if {_mended(test, bare, compare)}:",
+        source.location(guard.test),
+        suggestion=f"if {meant}:",
     )
 
 
@@ -69,13 +72,7 @@ def _bare_class(source: SourceFile, guard: ast.If, test: ast.BoolOp) -> Iterator
         return
     variable, first = map(ast.unparse, checks[0].args)
     kinds = ", ".join([first.strip("()"), *map(ast.unparse, bare)])
-    yield finding(
-        CODE,
-        f"`{text_of(test)}` is always true: the class {ast.unparse(bare[0])} alone is an operand of `or`, "
-        "so this branch takes every layer" + (" and the branches after it take none" if guard.orelse else ""),
-        source.location(test),
-        suggestion=f"if isinstance({variable}, ({kinds})):",
-    )
+    yield _finding(source, guard, f"class {ast.unparse(bare[0])}", f"isinstance({variable}, ({kinds}))")
 
 
 def _is_layer_class(name: str) -> bool:

@@ -109,6 +109,17 @@ def suggestions_for(records: list[ParameterRecord], context: ModelContext) -> li
     return [by_name[record.name] for record in records if record.name in by_name]
 
 
+def lines_that_wrote(context: ModelContext, source: SourceFile) -> set[int]:
+    """Lines of the file that were on the stack of a write while the model was built."""
+    return {
+        frame.location.line
+        for record in context.trace.parameters.values()
+        for write in record.writes
+        for frame in write.stack
+        if frame.location.path == source.path
+    }
+
+
 def as_code(function: str, arguments: tuple[tuple[str, str], ...], target: str) -> str:
     """``nn.init.kaiming_normal_(m.weight, nonlinearity='relu')``; a function that torch lacks is initcheck's own."""
     given = "".join(f", {name}={value}" for name, value in arguments)
