@@ -7,7 +7,7 @@ though its models need none of its ops. A model that really calls one fails when
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import torch
@@ -22,14 +22,25 @@ T = TypeVar("T")
 
 
 def with_declared_ops(run: Callable[[], T]) -> T:
-    """``run()``, again after each compiled op that it misses and whose schema is known here."""
+    """``run()``, again after each compiled op that it misses and whose schema is known here.
+
+    A package that imports its parts when they are asked for (transformers) reports an error of its own: what counts is
+    any error that led to it.
+    """
     for _ in _SCHEMAS:
         try:
             return run()
-        except RuntimeError as error:
-            if not _declare(str(error)):
+        except (RuntimeError, ImportError) as error:
+            if not any(_declare(str(link)) for link in _chain(error)):
                 raise
     return run()
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """The error and what led to it."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def _declare(message: str) -> bool:

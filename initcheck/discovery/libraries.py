@@ -44,6 +44,10 @@ def _library(name: str) -> Any:
         raise UnknownTargetError(f"the package {name!r} {reason}") from error
 
 
+def _first_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]
+
+
 def _candidate(name: str, how: str, construct: Callable[[], nn.Module]) -> Candidate:
     return Candidate(name, construct, how, Location(name, 1), InputHints())
 
@@ -97,7 +101,11 @@ _HEADS = (
 def _transformers(target: LibraryTarget) -> list[Candidate]:
     transformers = _library("transformers")
     config = _configuration(transformers, target)
-    cls = _architecture(transformers, config, target)
+    try:
+        cls = with_declared_ops(lambda: _architecture(transformers, config, target))
+    except ImportError as error:  # parts are imported when they are asked for
+        cause = error.__cause__ or error
+        raise UnknownTargetError(f"transformers cannot import the model: {_first_line(cause)}") from error
     shown = _call(type(config).__name__, "", target.options).replace("(, ", "(").replace("(,", "(")
 
     def construct() -> nn.Module:
