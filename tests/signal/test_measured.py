@@ -64,6 +64,29 @@ def inception() -> nn.Module:
     return nn.Sequential(unit(16, 64), Inception(64), Inception(64), nn.Flatten(), nn.Linear(64 * 64, 64))
 
 
+def pooled_head() -> nn.Module:
+    """One input wins several windows, whose gradients are alike behind the mean over all positions."""
+    pool = nn.MaxPool2d(3, stride=1, padding=1)
+    return nn.Sequential(unit(16, 64), pool, unit(64, 128), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, 64))
+
+
+class Blurred(nn.Module):
+    """Every second position behind a binomial filter that is no parameter."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        line = torch.tensor([0.25, 0.5, 0.25])
+        self.register_buffer("filter", torch.outer(line, line)[None, None].repeat(width, 1, 1, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        padded = nn.functional.pad(x, (1, 1, 1, 1), mode="reflect")
+        return nn.functional.conv2d(padded, self.get_buffer("filter"), stride=2, groups=x.shape[1])
+
+
+def blurred() -> nn.Module:
+    return nn.Sequential(unit(16, 64, 3), Blurred(64), unit(64, 64), Blurred(64), unit(64, 64), nn.Conv2d(64, 64, 1))
+
+
 class Gated(nn.Module):
     """A rectifier, gated by channel, then max-pooled: what wins is positive, before the gate as behind it."""
 
@@ -249,6 +272,8 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "plain-cnn": (plain_cnn, (8, 8, 32, 32)),
     "residual": (residual, (8, 64, 8, 8)),
     "inception": (inception, (8, 16, 8, 8)),
+    "pooled-head": (pooled_head, (8, 16, 7, 7)),
+    "blurred": (blurred, (8, 16, 24, 24)),
     "gated": (gated, (8, 16, 8, 8)),
     "activated-shortcuts": (activated_shortcuts, (8, 16, 8, 8)),
     "depthwise": (depthwise, (8, 16, 12, 12)),

@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from initcheck.signal.fixed_filters import fixed_filter
 from initcheck.signal.gradient import Gradient, Term
 from initcheck.signal.grid import nodes
 from initcheck.signal.kernel import Array, Kernel, Profile
@@ -19,6 +20,7 @@ from initcheck.signal.ops.normalisation import FEW
 from initcheck.signal.resolved import Axis, Resolved
 from initcheck.signal.rule import Call, Flow, Result, Rule, Unknown, register, shape_of
 from initcheck.signal.shape import matched, weight_shares
+from initcheck.signal.smoothing import Smoother, smoothed, smoothed_profile
 from initcheck.signal.value import Atom, Dim, Dims, Echo, Value, settle
 
 Indices = NDArray[np.intp]
@@ -389,6 +391,8 @@ class Convolution(Rule):
         axes = int(call.op[4])
         x, batched = spatial(call.value("input"), axes)
         windows = self.windows(call, x)
+        if (filters := self._filters(call, windows)) is not None:
+            return self._filtered(call, x, filters, batched)
         channels = shape_of(call.node_of("weight"))[1]
         profiles = axis_profiles(x.covariance, x.dims[-axes:])
         taps = [window.spread(profile) for window, profile in zip(windows, profiles, strict=True)]
@@ -411,6 +415,9 @@ class Convolution(Rule):
         x, _ = spatial(call.value("input"), axes)
         windows = self.windows(call, x)
         weight = shape_of(call.node_of("weight"))
+        if (filters := self._filters(call, windows)) is not None:
+            yield call.node_of("input"), self._unfiltered(call, gradient, x, filters)
+            return
         groups = int(call.plain("groups", 1))
         kernel = gradient.collapsed() * (1.0 / gradient.weight_bias)
         seen = weight[1] * math.prod(window.spread(None).mean for window in windows)
@@ -430,6 +437,27 @@ class Convolution(Rule):
         if not gradient.unbounded:  # a weight that the norm behind it divides out has none
             call.memo["weight_grad"] = weight_gradient_std(kernel, x.second, samples, outputs)
             yield from _to_weight(call, "weight", call.memo["weight_grad"])
+
+    def _filters(self, call: Call, windows: tuple[Window, ...]) -> tuple[Smoother, ...] | None:
+        """A known filter for each channel by itself, its map along each axis."""
+        groups, weight = int(call.plain("groups", 1)), call.value("weight")
+        whole = groups > 1 and weight.constant is not None and weight.constant.shape[0] == groups
+        return fixed_filter(weight, windows) if whole and call.optional("bias") is None else None
+
+    def _filtered(self, call: Call, x: Value, filters: tuple[Smoother, ...], batched: bool) -> Value:
+        """The same linear map for every channel: no random sum, neighbours stay alike."""
+        axes = len(filters)
+        mean = x.mean * math.prod(m.level for m in filters)
+        profile = smoothed_profile(axis_profiles(x.covariance, x.dims[-axes:]), filters)
+        k = replace(smoothed(x.second, filters), profile=profile) - mean**2
+        return Value(conv_dims(x, call.shape, axes, batched), mean, k, approximate=x.approximate).settled()
+
+    def _unfiltered(self, call: Call, gradient: Gradient, x: Value, filters: tuple[Smoother, ...]) -> Gradient:
+        """The transposed map."""
+        kernel = gradient.collapsed()
+        maps = tuple(m.transposed for m in filters)
+        profile = smoothed_profile(axis_profiles(kernel, call.out.dims[-len(maps) :]), maps)
+        return Gradient.fresh(settle(replace(smoothed(kernel, maps), profile=profile), x.dims))
 
 
 def sum_of_few(x: Value, fan: float) -> Array | None:

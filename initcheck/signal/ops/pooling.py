@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from dataclasses import replace
 
@@ -216,7 +217,8 @@ class Maximum(Pooling):
         # E[slope²] = 1: the winner's share of the inputs is in the kernel, its typical value in the slope
         density = density / float(source.at.weights @ density)
         share = outputs / inputs
-        k = Kernel(kernel.same * share, kernel.far * share**2, kernel.cross * share**2, kernel.sample * share**2)
+        same = max(kernel.same + won_together(windows, kernel), 0.0)
+        k = Kernel(same * share, kernel.far * share**2, kernel.cross * share**2, kernel.sample * share**2)
         value = x
         slope = torch.from_numpy(np.sqrt(density))
         mean_slope = float(source.at.weights @ np.sqrt(density))
@@ -255,6 +257,32 @@ class AdaptiveMaxPooling(Maximum):
 
     def windows(self, call: Call, x: Value) -> tuple[Window, ...]:
         return adaptive_windows(x, call.shape, self.axes(call))
+
+
+def won_together(windows: tuple[Window, ...], k: Kernel) -> float:
+    """What an input adds to E[g²] by winning several windows at once: sum over displacements d of P(d) K(d).
+
+    Two windows of n inputs with o in common have the same winner with probability o/(2n - o), that the largest of all
+    is one of those. Gradients of neighbouring windows that are alike, as behind a pooled head, then add up.
+    """
+    size = math.prod(w.kernel for w in windows)
+    reach = [min(-(-w.kernel // w.stride), w.outputs) for w in windows]
+    total = 0.0
+    for steps in itertools.product(*(range(1 - n, n) for n in reach)):
+        apart = tuple(abs(d) for d in steps)
+        if not any(apart):
+            continue
+        common = math.prod(max(w.kernel - d * w.stride, 0) for w, d in zip(windows, apart, strict=True))
+        pairs = math.prod((w.outputs - d) / w.outputs for w, d in zip(windows, apart, strict=True))
+        total += pairs * common / (2 * size - common) * _displaced(k, apart)
+    return total
+
+
+def _displaced(k: Kernel, apart: tuple[int, ...]) -> float:
+    """The same-sample moment of two positions so far apart."""
+    if k.local is None or k.local.ndim != len(apart) or any(d >= n for d, n in zip(apart, k.local.shape, strict=True)):
+        return k.far
+    return float(k.local[apart])
 
 
 def pooled_profiles(windows: tuple[Window, ...], x: Value) -> Profile:

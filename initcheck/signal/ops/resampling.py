@@ -39,7 +39,9 @@ class Pad(Rule):
         fill = float(call.plain("value", 0.0) or 0.0)
         if fill == -math.inf:
             return value.viewed(new, local=value.covariance.local).settled()
-        if mode != "constant" or share >= 1:
+        if mode != "constant":
+            return value.fresh(new).settled()
+        if share >= 1:
             return value.fresh(new, covariance=value.covariance.without_local()).settled()
         mean = value.mean * share + fill * (1 - share)
         inside, places = value.count("P"), math.prod(a.size for d in new for a in d if a.role == "P")
@@ -76,7 +78,12 @@ class Pad(Rule):
 
     def backward(self, call: Call, gradient: Gradient) -> Flow:
         value = call.value("input")
-        kernel = gradient.collapsed().without_local()
+        kernel = gradient.collapsed()
+        if call.plain("mode", "constant") not in ("constant", None):  # what was repeated hears from all its copies
+            folded = replace(kernel.flat(), resolved=None) * (math.prod(call.shape) / math.prod(value.shape))
+            yield call.node_of("input"), Gradient.fresh(settle(folded, value.dims))
+            return
+        kernel = kernel.without_local()
         if call.plain("value", 0.0) == -math.inf:
             kernel = kernel * (math.prod(call.shape) / math.prod(value.shape))
         yield call.node_of("input"), Gradient.fresh(settle(self._unpadded(call, kernel), value.dims))
