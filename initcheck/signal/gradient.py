@@ -156,6 +156,7 @@ class Gradient:
                 term = Term(term.effective(), None, source, term.identity)
             new = slope if term.slope is None else term.slope * slope
             result.add(replace(term, slope=new, source=source))
+        result.weight_bias, result.per_channel = self.weight_bias, self.per_channel
         return result
 
     def scaled(self, factor: float) -> Gradient:

@@ -19,7 +19,7 @@ from initcheck.signal.kernel import Kernel
 from initcheck.signal.layers import layer_rows
 from initcheck.signal.result import GradientKernel, Moments, Signal
 from initcheck.signal.rule import RULES, Call, NotReady, Rule, Unknown, shape_of
-from initcheck.signal.shape import even_shape
+from initcheck.signal.shape import even_kurtosis, even_shape
 from initcheck.signal.value import (
     MASKED,
     Role,
@@ -153,6 +153,8 @@ class _Run:
         if distribution.kind == "measured" and distribution.low is not None and distribution.high is not None:
             value.shape_on_grid = even_shape(distribution.mean, distribution.std, distribution.low, distribution.high)
         value.zero_sum = distribution.zero_sum
+        if distribution.kind == "uniform" or value.shape_on_grid is not None:
+            value.kurtosis = even_kurtosis(distribution.mean, distribution.std)
         return value
 
     def _call(self, node: torch.fx.Node) -> Any:

@@ -93,6 +93,12 @@ def even_shape(mean: float, std: float, low: float, high: float) -> Array | None
     return np.asarray(spread / math.sqrt(float(at.weights @ (spread * spread))))
 
 
+def even_kurtosis(mean: float, std: float) -> float:
+    """E[w⁴] / E[w²]² of an even spread, whose fourth central moment is 9/5 of the squared variance."""
+    second = mean**2 + std**2
+    return (mean**4 + 6 * mean**2 * std**2 + 1.8 * std**4) / second**2 if second > 0 else 3.0
+
+
 def copula(shape: Array, correlation: Kernel) -> Kernel:
     """The correlations of z for which the quantile function has the given correlations."""
     reached = Spectrum.of(shape, nodes(0))(_RHO)

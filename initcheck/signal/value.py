@@ -39,11 +39,16 @@ _identities = itertools.count(1)
 
 @dataclass(eq=False, slots=True)
 class Source:
-    """A Gaussian variable on a grid: all elementwise expressions of it share the points, and are exact together."""
+    """A Gaussian variable on a grid: all elementwise expressions of it share the points, and are exact together.
+
+    ``fluctuation``, ``inherited``: those of the value it was made of.
+    """
 
     u: torch.Tensor
     at: Nodes
     correlation: Kernel
+    fluctuation: float = 0.0
+    inherited: float = 0.0
     identity: int = field(default_factory=lambda: next(_identities))
 
 
@@ -67,7 +72,9 @@ class Value:
     ``approximate``: the roles of some dims are a best guess.
     ``shape_on_grid``: standardised quantile function of a sum of unlike parts (None: normal).
     ``fluctuation``: relative variance, between channels, of a channel's own variance (few weights per channel).
+    ``inherited``: the part of ``fluctuation`` that the operand of those weights had before.
     ``zero_sum``: standardised weights: each unit's incoming weights sum to zero, so that the input's mean drops out.
+    ``kurtosis``: of a parameter's elements, E[w⁴] / E[w²]²: 3 if normal, 9/5 if spread evenly about zero.
     ``common``: of a table, the part of its variance that its rows share.
     ``positive``: no element is negative; a source made of it is log-normal rather than normal. ``negative``: no element
     is positive; likewise, mirrored.
@@ -92,10 +99,12 @@ class Value:
     negative: bool = False
     shape_on_grid: Array | None = None
     fluctuation: float = 0.0
+    inherited: float = 0.0
     zero_sum: bool = False
     spectrum: Spectrum | None = None
     common: float = 0.0
     echo: Echo | None = None
+    kurtosis: float = 3.0
 
     @property
     def second(self) -> Kernel:
@@ -149,11 +158,11 @@ class Value:
 
             correlation = self.covariance.flat() * (1.0 / self.variance)
             u = torch.from_numpy(self.mean + std * self.shape_on_grid)
-            return Source(u, nodes(0), copula(self.shape_on_grid, correlation))
+            return Source(u, nodes(0), copula(self.shape_on_grid, correlation), self.fluctuation, self.inherited)
         at = nodes(phase_for_kink_at(-self.mean / std) if std > 0 else 0)
         scale = self.variance if self.variance > 0 else 1.0
         correlation = self.covariance.flat() * (1.0 / scale)
-        return Source(torch.from_numpy(self.mean + std * at.z), at, correlation)
+        return Source(torch.from_numpy(self.mean + std * at.z), at, correlation, self.fluctuation, self.inherited)
 
     def _log_normal(self) -> Source:
         """u = mean exp(s z - s²/2) with s² = ln(1 + Var/mean²); Cov = mean² (e^{s² rho} - 1) gives each pair's rho."""
@@ -215,6 +224,7 @@ class Value:
             "spectrum": None,
             "shape_on_grid": None,
             "fluctuation": 0.0,
+            "inherited": 0.0,
             "common": 0.0,
             "echo": None,
         }

@@ -132,6 +132,22 @@ def depthwise() -> nn.Module:
     return nn.Sequential(nn.Conv2d(16, 128, 1), *block(), *block(), *block(), nn.Conv2d(128, 64, 1))
 
 
+class Apart(nn.Module):
+    """A residual branch that leaves channels apart; a norm divides each by a std that activation and stream decide."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.before, self.norm = nn.GroupNorm(1, width), nn.BatchNorm2d(width)
+        self.first, self.second = (nn.Conv2d(width, width, 3, padding=1, groups=width) for _ in range(2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.second(self.norm(nn.functional.gelu(self.first(self.before(x)))))
+
+
+def channels_apart() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(16, 512, 1), *(Apart(512) for _ in range(3)), nn.Conv2d(512, 64, 1))
+
+
 class Branches(nn.Module):
     """Norms of a rectified tensor itself and of its depthwise convolution; of it times one weight per channel, too."""
 
@@ -277,6 +293,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "gated": (gated, (8, 16, 8, 8)),
     "activated-shortcuts": (activated_shortcuts, (8, 16, 8, 8)),
     "depthwise": (depthwise, (8, 16, 12, 12)),
+    "channels-apart": (channels_apart, (8, 16, 10, 10)),
     "group-norms": (group_norms, (8, 16, 6, 6)),
     "evo-norms": (lambda: per_group(lambda: SampleEvoNorm(4)), (8, 16, 6, 6)),
     "branches": (lambda: branches(False, False, False), (8, 16, 8, 8)),

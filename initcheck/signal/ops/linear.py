@@ -402,8 +402,12 @@ class Convolution(Rule):
         bent = x.covariance.resolved is not None or not all(window.whole for window in windows)
         views = [axis_through(window) for window in windows] if bent else None
         mean, k = tapped_sum(x, channels, w, taps, math.prod(call.shape[-axes:]), dims[-axes:], local, views)
-        fluctuation = 2.0 / channels * math.prod(window.concentration for window in windows) if w.variance > 0 else 0.0
+        uses = math.prod(window.concentration for window in windows) / channels
+        fluctuation = of_few_weights(uses, call.value("weight").kurtosis) if w.variance > 0 else 0.0
         result = Value(dims, mean, k, approximate=x.approximate, fluctuation=fluctuation).settled()
+        if channels == 1:
+            result.inherited = x.fluctuation
+            result.fluctuation += x.fluctuation
         result.shape_on_grid = sum_of_few(x, channels * math.prod(t.mean for t in taps))
         centred = w.variance > 0 and w.mean**2 < 0.01 * w.variance
         if channels == 1 and centred and x is call.value("input") and result.shape == x.shape:
@@ -460,6 +464,14 @@ class Convolution(Rule):
         return Gradient.fresh(settle(replace(smoothed(kernel, maps), profile=profile), x.dims))
 
 
+def of_few_weights(concentration: float, kurtosis: float) -> float:
+    """Relative variance of sum w² over n = 1/``concentration`` weights, (kurtosis - 1)/n.
+
+    Of fewer than three the inverse has no mean, whatever their distribution, as long as it reaches zero: as if normal.
+    """
+    return concentration * (kurtosis - 1.0 if concentration < 0.4 else 2.0)
+
+
 def sum_of_few(x: Value, fan: float) -> Array | None:
     """Quantiles of sum_t w_t x_t / |w|: the excess kurtosis of x is divided by (n + 2)/3 for n normal weights.
 
@@ -487,7 +499,7 @@ def chosen_by_size(square: Array, y: Value) -> float:
     at = y.own_source().at
     level = float(at.weights @ square)
     bend = 0.5 * float(at.weights @ (square * (at.z**2 - 1.0))) / level if level > 0 else 0.0
-    return max(1.0 + bend * y.fluctuation, 0.0)
+    return max(1.0 + bend * (y.fluctuation - y.inherited), 0.0)
 
 
 def few_inputs(kernel: Kernel, x: Value, fan: float, square: Array | None, y: Value) -> Gradient:

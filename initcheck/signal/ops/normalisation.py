@@ -15,6 +15,7 @@ from initcheck.signal.ops.joining import mixed_shape
 from initcheck.signal.reduce import inverse_bias
 from initcheck.signal.rule import Call, Flow, Result, Rule, Unknown, register
 from initcheck.signal.shape import SHARES, matched, product_quantiles, quantiles, sum_shape
+from initcheck.signal.unlike_channels import InverseVariance, inverse_variance
 from initcheck.signal.value import Atom, Echo, Value, settle
 
 
@@ -173,22 +174,42 @@ class BatchNorm(Normalisation):
             eps = float(call.plain("eps", 1e-5))
             share = 1.0 - eps * inverse**2
             few_samples = inverse_variance_bias(source.correlation, samples, sizes, 0.0, share)
-            weight_bias = inverse_variance_bias(source.correlation, samples, sizes, x.fluctuation, share) / few_samples
-            kernel = kernel * (few_samples * weight_bias)
+            own = x.fluctuation - x.inherited
+            weight_bias = inverse_variance_bias(source.correlation, samples, sizes, own, share) / few_samples
+            before = inverse_variance_bias(source.correlation, samples, sizes, x.inherited, share) / few_samples
+            kernel = kernel * (few_samples * weight_bias * before)
             square = None if x.parts else slope_to_keep(gradient, out, x)
+            unlike = None if x.parts else unlike_channels(x, samples, sizes, eps)
         else:
             gamma, share = call.optional("weight"), 0.0
             second = gamma.mean**2 + gamma.variance if gamma else 1.0
-            kernel, weight_bias, square = gradient.total() * (second * inverse**2), 1.0, None
+            kernel, weight_bias, square, unlike = gradient.total() * (second * inverse**2), 1.0, None, None
         ratios = [(own / inverse) ** 2 for own in call.memo.get("inverses", ())]
         average_ratio = sum(s * ratio for (s, _), ratio in zip(x.parts, ratios, strict=True)) if ratios else 1.0
         whole = settle(kernel * average_ratio, x.dims)
         flow = Gradient.fresh(whole) if square is None else sloped(whole, square, call.out, x)
+        if unlike is not None:
+            flow, weight_bias = among_channels(flow, whole, unlike, x), unlike.weights
         flow.weight_bias, flow.per_channel = weight_bias, True
         # one weight per channel is divided out, sign(w) apart: dL/d(w x) goes as 1/|w|, and dL/dx does not know |w|
-        flow.unbounded = x.fluctuation > 1.0 and share > 0.5
+        flow.unbounded = x.fluctuation - x.inherited > 1.0 and share > 0.5
         flow.parts = tuple(Gradient.fresh(settle(kernel * ratio, x.dims)) for ratio in ratios)
         yield call.node_of("input"), flow
+
+
+def unlike_channels(x: Value, samples: int, sizes: tuple[int, ...], eps: float) -> InverseVariance | None:
+    """1/s² of the channels of an activation, whose means and scales differ before it."""
+    return inverse_variance(x, x.own_source().correlation.mean_over(samples, sizes), eps)
+
+
+def among_channels(flow: Gradient, whole: Kernel, unlike: InverseVariance, x: Value) -> Gradient:
+    """The gradient with 1/s² of each channel in place of 1/E[s²], as far as the element shows which channel it is."""
+    source = x.own_source()
+    slope = np.sqrt(unlike.given)
+    for term in flow.terms.values():
+        slope = slope if term.slope is None else slope * term.slope.numpy()
+    kernel = matched(whole * unlike.mean, slope, source.at, source.correlation)
+    return Gradient.of(Term(kernel, torch.from_numpy(slope), source))
 
 
 def slope_to_keep(gradient: Gradient, out: Value, x: Value) -> Array | None:
@@ -197,7 +218,7 @@ def slope_to_keep(gradient: Gradient, out: Value, x: Value) -> Array | None:
     Not behind a rectifier of channels whose means differ: they differ in how often they are active, and the rarely
     active ones, whose std is small, get the largest gradient.
     """
-    few = x.fluctuation > 2.0 / FEW
+    few = x.fluctuation - x.inherited > 2.0 / FEW
     rectified = not x.normal and not x.iid and x.own_source().correlation.sample < EVEN
     return gradient.square_slope(out) if x.shape_on_grid is not None or few or rectified else None
 
@@ -322,7 +343,10 @@ class PerSample(Normalisation):
         k = k if sizes else k.flat()
         mean, k, _ = affine(call, k * inverse**2, mean * inverse)
         call.memo["inverse"] = inverse
-        return Value(x.dims, mean, k, approximate=x.approximate, shape_on_grid=shape_of_input(x, call)).settled()
+        result = Value(x.dims, mean, k, approximate=x.approximate, shape_on_grid=shape_of_input(x, call))
+        if channels > 1:
+            result.fluctuation = result.inherited = x.fluctuation
+        return result.settled()
 
     def backward(self, call: Call, gradient: Gradient) -> Flow:
         x = self.input(call)

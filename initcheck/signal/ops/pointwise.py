@@ -27,6 +27,7 @@ from initcheck.signal.shape import (
     sum_quantiles,
     sum_shape,
 )
+from initcheck.signal.unlike_channels import sum_fluctuation
 from initcheck.signal.value import Dims, Echo, Source, Value, adopt, broadcast_dims, settle, without_pairs
 from initcheck.signal.written_norms import Group, before_casts, normalised_operand
 
@@ -409,6 +410,8 @@ class Sum(Elementwise):
         result.echo = summed_echo([(factors[n], v) for n, v in zip(nodes, values, strict=True)])
         if result.echo is not None:
             result.shape_on_grid = shape_of_echo(result.echo, covariance.same)
+        summands = [(factors[n], n, v) for n, v in zip(nodes, values, strict=True) if not v.iid]
+        result.fluctuation, result.inherited = sum_fluctuation(summands, covariance.same, call.values.get)
         return result.settled()
 
     def backward_across(self, call: Call, gradient: Gradient, moving: list[tuple[torch.fx.Node, Value]]) -> Flow:
@@ -424,7 +427,7 @@ class Sum(Elementwise):
             factor = factors[node]
             if square is None or value.shape != call.shape:
                 kernel = settle(unbroadcast(total, call.out.dims, value.shape) * factor**2, value.dims)
-                yield node, Gradient.of(Term(kernel, identity=identity))
+                yield node, biased(Gradient.of(Term(kernel, identity=identity)), gradient.weight_bias, value)
                 continue
             source = value.own_source()
             part = factor * value.own_grid().double().numpy()
@@ -433,7 +436,21 @@ class Sum(Elementwise):
             u = call.out.own_source().u.numpy()
             slope = np.sqrt(np.maximum(given_part(square, u, part, rest), 0.0))
             kernel = settle(matched(total * factor**2, slope, source.at, source.correlation), value.dims)
-            yield node, Gradient.of(Term(kernel, torch.from_numpy(slope), source, identity))
+            whole = Gradient.of(Term(kernel, torch.from_numpy(slope), source, identity))
+            yield node, biased(whole, gradient.weight_bias, value)
+
+
+def biased(gradient: Gradient, weight_bias: float, value: Value) -> Gradient:
+    """What a norm of each channel sends to a summand: the weights that it divided by are those of the summands.
+
+    Behind them the bias is gone; a summand that has none of its own (what the others were made of) never has it.
+    """
+    if weight_bias == 1.0:
+        return gradient
+    if value.fluctuation - value.inherited <= 0:
+        return gradient.scaled(weight_bias**-0.5)
+    gradient.weight_bias = weight_bias
+    return gradient
 
 
 def summed_echo(parts: Sequence[tuple[float, Value]]) -> Echo | None:
