@@ -218,11 +218,13 @@ class Kernel:
         return result.with_resolved(resolved)
 
     def with_resolved(self, resolved: Resolved | None) -> Kernel:
-        """The averages taken from ``resolved``; what positions of one sample share beyond other samples stays."""
+        """The averages taken from ``resolved``, where it knows them."""
         if resolved is None:
             return self
         same, cross, sample = resolved.same, resolved.cross, resolved.sample
-        local, far = self.local, sample + (self.far - self.sample)
+        local, far = self.local, resolved.far
+        if far is None:  # what positions of one sample share beyond other samples stays
+            far = sample + (self.far - self.sample)
         if local is not None:
             local = local.copy()
             local[(0,) * local.ndim] = same

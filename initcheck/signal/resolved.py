@@ -5,6 +5,8 @@ in every channel, as a pattern that all samples share. How strong that pattern i
 Positions of an axis are put into classes (each of the first and last few on its own, the inside as one), so that
 E[x_p x_q'] over two samples is a small array however large the map. Convolution, pooling and up-sampling act on
 each axis by the share of each class's positions that see each other class through a tap (Novak et al. 2019, eq. 7).
+Positions of one sample that are correlated beyond their neighbourhood (the input was an even colour) obey the same
+recursion from another start; they have an array of their own, ``within``, where that is so.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +45,11 @@ def _weight(sizes: tuple[int, ...]) -> Array:
     for n in sizes:
         total = np.multiply.outer(total, shares(n)).ravel()
     return total
+
+
+def _held(sizes: tuple[int, ...]) -> Array:
+    """The number of positions in each class, flattened."""
+    return np.rint(_weight(sizes) * math.prod(sizes))
 
 
 @functools.lru_cache(maxsize=256)
@@ -82,20 +89,40 @@ class Axis:
         joint = np.asarray(sum(np.kron(tap, tap) for tap in taps))
         return cls(single, joint, single / np.where(seen > 0, seen, 1.0), outputs)
 
+    @property
+    def squares(self) -> Array:
+        """``mean`` with the squares of its weights."""
+        return np.divide(self.mean**2, self.single, out=np.zeros_like(self.mean), where=self.single > 0)
+
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """``own``: E[x_p²] by class, one axis per position axis; ``pairs``: E[x_p x_q'] of two samples, (p..., q...)."""
+    """``own``: E[x_p²] by class, one axis per position axis; ``pairs``: E[x_p x_q'] of two samples, (p..., q...).
+
+    ``within``: E[x_p x_q] of one sample, p = q included; None where positions share no more than samples do.
+    """
 
     sizes: tuple[int, ...]
     own: Array
     pairs: Array
+    within: Array | None = None
 
     @classmethod
-    def flat(cls, sizes: tuple[int, ...], same: float, sample: float) -> Resolved:
-        """No pattern: every position alike."""
+    def flat(cls, sizes: tuple[int, ...], same: float, sample: float, far: float | None = None) -> Resolved:
+        """No pattern: every position alike; ``far``: two positions of one sample, if not as two samples."""
         shape = tuple(len(shares(n)) for n in sizes)
-        return cls(sizes, np.full(shape, same), np.full(shape + shape, sample))
+        own, pairs = np.full(shape, same), np.full(shape + shape, sample)
+        if far is None:
+            return cls(sizes, own, pairs)
+        held = _held(sizes)
+        within = np.full((len(held), len(held)), far)
+        np.fill_diagonal(within, far + (same - far) / held)
+        return cls(sizes, own, pairs, within.reshape(shape + shape))
+
+    def _pairwise(self, sizes: tuple[int, ...], own: Array, change: Callable[[Array], Array]) -> Resolved:
+        """With both arrays of pairs changed alike."""
+        within = None if self.within is None else np.asarray(change(self.within))
+        return Resolved(sizes, own, np.asarray(change(self.pairs)), within)
 
     def _over(self, values: Array) -> float:
         for n in reversed(self.sizes[: values.ndim]):
@@ -134,13 +161,25 @@ class Resolved:
         count = math.prod(self.sizes)
         return (count * self.average - self.cross) / (count - 1) if count > 1 else self.average
 
+    @property
+    def far(self) -> float | None:
+        """Two different positions of one sample; None where ``within`` is not kept."""
+        if self.within is None:
+            return None
+        count, n = math.prod(self.sizes), self.own.size
+        average = float(self.weight @ self.within.reshape(n, n) @ self.weight)
+        return (count * average - self.same) / (count - 1) if count > 1 else average
+
     def combined(self, other: Resolved, op: Callable[[Array, Array], Array]) -> Resolved:
         """Elementwise with another of the same sizes."""
-        return Resolved(self.sizes, np.asarray(op(self.own, other.own)), np.asarray(op(self.pairs, other.pairs)))
+        within = None
+        if self.within is not None and other.within is not None:
+            within = np.asarray(op(self.within, other.within))
+        return Resolved(self.sizes, np.asarray(op(self.own, other.own)), np.asarray(op(self.pairs, other.pairs)), within)
 
     def scaled(self, op: Callable[[Array, float], Array], number: float) -> Resolved:
         """Elementwise with a number."""
-        return Resolved(self.sizes, np.asarray(op(self.own, number)), np.asarray(op(self.pairs, number)))
+        return self._pairwise(self.sizes, np.asarray(op(self.own, number)), lambda pairs: op(pairs, number))
 
     def applied(self, values: Array, u: Array, mean: float, at: Nodes) -> tuple[float, Resolved]:
         """Mean and second moments of f(u), this being the correlations of u; ``values``: f on the (rising) ``u``.
@@ -150,52 +189,85 @@ class Resolved:
         scale = np.sqrt(np.maximum(self.own.ravel(), 1e-12))
         scales, between = _levels(scale)
         moments = scaled_moments(values, u, mean, at, scales)
-        rho = np.clip(self.matrix / np.multiply.outer(scale, scale), -1.0, 1.0)
-        pairs = np.zeros_like(rho)
-        for i in range(len(scales)):
-            for j in range(len(scales)):
-                pairs += np.multiply.outer(between[i], between[j]) * np.interp(rho, TABLE, moments.tables[i, j])
+
+        def expanded(pairs: Array) -> Array:
+            rho = np.clip(pairs.reshape(len(scale), -1) / np.multiply.outer(scale, scale), -1.0, 1.0)
+            result = np.zeros_like(rho)
+            for i in range(len(scales)):
+                for j in range(len(scales)):
+                    result += np.multiply.outer(between[i], between[j]) * np.interp(rho, TABLE, moments.tables[i, j])
+            return result.reshape(pairs.shape)
+
         own = np.einsum("ip,ij,jp->p", between, moments.totals, between)
         average = float(self.weight @ (moments.means @ between))
-        return average, Resolved(self.sizes, own.reshape(self.own.shape), pairs.reshape(self.pairs.shape))
+        return average, self._pairwise(self.sizes, own.reshape(self.own.shape), expanded)
 
     def recorrelated(self, function: Callable[[Array], Array]) -> Resolved:
         """``function`` applied to the correlation of every pair; each position keeps its scale."""
         scale = np.sqrt(np.maximum(self.own.ravel(), 1e-12))
-        both = np.multiply.outer(scale, scale)
-        pairs = function(np.clip(self.matrix / both, -1.0, 1.0).ravel()).reshape(both.shape) * both
-        return Resolved(self.sizes, self.own, pairs.reshape(self.pairs.shape))
+        both = np.multiply.outer(scale, scale).reshape(self.pairs.shape)
+
+        def changed(pairs: Array) -> Array:
+            return function(np.clip(pairs / both, -1.0, 1.0).ravel()).reshape(both.shape) * both
+
+        return self._pairwise(self.sizes, self.own, changed)
 
     def through(self, axes: Sequence[Axis]) -> Resolved:
         """Summed over taps with weights of their own, E[w²] = 1 in all."""
-        own, pairs = self.own, self.pairs
-        dims = len(axes)
+        own = self.own
         for i, axis in enumerate(axes):
             own = np.moveaxis(np.tensordot(axis.single, own, (1, i)), 0, i)
-            pairs = _on_pairs(pairs, axis.joint, i, dims, len(axis.single))
-        return Resolved(tuple(a.outputs for a in axes), own, pairs)
 
-    def averaged(self, axes: Sequence[Axis], own: float) -> Resolved:
-        """Each position the mean over its window; ``own``: E[y²] over all positions."""
-        pairs, dims = self.pairs, len(axes)
-        level = self.own
+        def summed(pairs: Array) -> Array:
+            for i, axis in enumerate(axes):
+                pairs = _on_pairs(pairs, axis.joint, i, len(axes), len(axis.single))
+            return pairs
+
+        return self._pairwise(tuple(a.outputs for a in axes), own, summed)
+
+    def averaged(self, axes: Sequence[Axis], excess: float) -> Resolved:
+        """Each position the mean over its window.
+
+        E[y²] = sum_{p,q} A_p A_q E[x_p x_q]; ``excess``: what neighbours have in common beyond other positions adds to
+        it, on average.
+        """
+
+        def mean(pairs: Array) -> Array:
+            for i, axis in enumerate(axes):
+                pairs = _on_pairs(pairs, np.asarray(np.kron(axis.mean, axis.mean)), i, len(axes), len(axis.mean))
+            return pairs
+
+        apart = self._apart()
+        n = self.own.size
+        own = self.own - np.diagonal(apart.reshape(n, n)).reshape(self.own.shape)
         for i, axis in enumerate(axes):
-            level = np.moveaxis(np.tensordot(axis.mean, level, (1, i)), 0, i)
-            pairs = _on_pairs(pairs, np.asarray(np.kron(axis.mean, axis.mean)), i, dims, len(axis.mean))
-        result = Resolved(tuple(a.outputs for a in axes), level, pairs)
-        shared = np.diagonal(result.matrix).reshape(level.shape)
-        rest = np.maximum(level - shared, 0.0)
+            own = np.moveaxis(np.tensordot(axis.squares, own, (1, i)), 0, i)
+        n = own.size
+        own = own + np.diagonal(mean(apart).reshape(n, n)).reshape(own.shape)
+        result = self._pairwise(tuple(a.outputs for a in axes), own, mean)
+        if excess == 0.0:
+            return result
+        rest = np.maximum(own - np.diagonal(result.matrix).reshape(own.shape), 0.0)
         size = float(result.weight @ rest.ravel())
-        left = own - result.cross
-        return Resolved(result.sizes, shared + (rest * (left / size) if size > 0 else left), pairs)
+        return replace(result, own=own + (rest * (excess / size) if size > 0 else excess))
+
+    def _apart(self) -> Array:
+        """E[x_p x_q] of one sample for p != q (of a class of one position: anything)."""
+        if self.within is None:
+            return self.pairs
+        n = self.own.size
+        held = _held(self.sizes)
+        apart = self.within.reshape(n, n).copy()
+        own = np.diagonal(apart)
+        np.fill_diagonal(apart, np.where(held > 1, (held * own - self.own.ravel()) / np.maximum(held - 1, 1), own))
+        return apart.reshape(self.within.shape)
 
     def centred(self, average: float) -> Resolved:
         """(x_p - m)(x_q' - m) with m the mean over positions and samples: K(p,q) - r(p) - r(q) + avg."""
-        matrix, weight = self.matrix, self.weight
-        rows = matrix @ weight + (average - self.average)
-        pairs = matrix - rows[:, None] - rows[None, :] + average
+        rows = self.matrix @ self.weight + (average - self.average)
+        both = (average - np.add.outer(rows, rows)).reshape(self.pairs.shape)
         own = self.own.ravel() - 2 * rows + average
-        return Resolved(self.sizes, own.reshape(self.own.shape), pairs.reshape(self.pairs.shape))
+        return self._pairwise(self.sizes, own.reshape(self.own.shape), lambda pairs: pairs + both)
 
     def mean_square(self) -> float:
         """Mean over all pairs of positions of E[x_p x_q']²."""
@@ -215,10 +287,12 @@ class Resolved:
         matrix = self.matrix / variance
         product = 2.0 * share * (matrix * weight) @ matrix
         spread = min(2.0 * float(weight @ matrix**2 @ weight), 0.5)
-        pairs = matrix * (1.0 + share**2 * spread) - product
-        own = self.own.ravel() / variance * (1.0 + share**2 * spread) - np.diagonal(product)
-        shape = self.own.shape
-        return Resolved(self.sizes, (own * share).reshape(shape), (pairs * share).reshape(self.pairs.shape))
+        factor = (1.0 + share**2 * spread) / variance
+        own = self.own.ravel() * factor - np.diagonal(product)
+        product = product.reshape(self.pairs.shape)
+        return self._pairwise(
+            self.sizes, (own * share).reshape(self.own.shape), lambda pairs: (pairs * factor - product) * share
+        )
 
 
 def _levels(scale: Array) -> tuple[Array, Array]:

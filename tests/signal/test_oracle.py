@@ -124,7 +124,7 @@ def test_convolution_stack_and_global_pooling(key: str) -> None:
     circular, white = "CIRCULAR" in name, values["input"] == "white"
     expected = ORACLE["conv"][key]
     g = Graph()
-    x = g.input(BATCH, 512, 8, 8)
+    x = image(g, white, c)
     layers, pooled = [], []
     for _ in range(10):
         if circular:
@@ -132,29 +132,47 @@ def test_convolution_stack_and_global_pooling(key: str) -> None:
         x = g.call(op, function, g.conv(x, 512, w_std, padding=0 if circular else 1))
         layers.append(x)
         pooled.append(g.call("adaptive_avg_pool2d", F.adaptive_avg_pool2d, x, 1))
-    inputs = Moments(0.0, c, 0.0, 1.0 - c) if white else Moments(0.0, c, 1.0 - c, 0.0)
-    if white and c:
-        inputs = Moments(0.0, 0.0, 0.0, 1.0)  # white pixels that are shared between samples have no class of their own
-    signal = propagate(g.done(x), strict=True, inputs={"x": inputs})
-    for depth, diagonal, other in expected["flatten"]:
-        found = signal.forward[layers[depth - 1]]
-        assert close(found.variance + found.mean**2, diagonal)
-        if circular and not (white and c):
-            assert close(found.v_c + found.mean**2, other, 2e-3)
-    for depth, diagonal, _ in expected["gap"]:
-        found = signal.forward[pooled[depth - 1]]
-        if (circular and not (white and c)) or (white and not circular):
-            assert close(found.variance + found.mean**2, diagonal, 2e-3)
+    check(g.done(x), layers, pooled, expected, white, c)
 
 
-def test_average_pooling_of_white_input() -> None:
-    expected = ORACLE["avgpool"]["AvgPool2x2 on input|input=white|c=0.0"]
+def check(graph: Any, layers: list[Any], pooled: list[Any], expected: dict[str, Any], white: bool, c: float) -> None:
+    """Every row of ``expected``; layers[i] is the feature map at depth i + 1, pooled[i] its mean over positions."""
+    moments = Moments(0.0, 0.0, 0.0, 1.0 - c) if white else Moments(0.0, c, 1.0 - c, 0.0)
+    signal = propagate(graph, strict=True, inputs={"x": moments})
+    for what, nodes in (("flatten", layers), ("gap", pooled)):
+        for depth, diagonal, other in expected[what]:
+            found = signal.forward[nodes[depth - 1]]
+            assert close(found.variance + found.mean**2, diagonal)
+            assert close(found.v_c + found.mean**2, other)
+
+
+def image(g: Graph, white: bool, c: float) -> torch.fx.Node:
+    """8x8 pixels; white ones that two samples share are a parameter that is added to every sample."""
+    x = g.input(BATCH, 512, 8, 8)
+    if not (white and c):
+        return x
+    return g.call("add", torch.add, x, g.parameter("shared", (512, 8, 8), math.sqrt(c)))
+
+
+@pytest.mark.parametrize("key", [k for k in sorted(ORACLE["avgpool"]) if k != "meta"])
+def test_average_pooling(key: str) -> None:
+    net, *rest = key.split("|")
+    values = dict(part.split("=", 1) for part in rest)
     g = Graph()
-    x = g.call("avg_pool2d", F.avg_pool2d, g.input(BATCH, 3, 8, 8), 2)
+    white, c = values["input"] == "white", float(values["c"])
+    x = image(g, white, c)
+    for _ in range(2 if net.endswith("x2") else 1):
+        if "Conv" in net:
+            circular = "CIRC" in net
+            if circular:
+                x = g.call("pad", F.pad, x, (1, 1, 1, 1), mode="circular")
+            stride = 2 if "stride2" in net else 1
+            x = g.call("relu", F.relu, g.conv(x, 512, math.sqrt(2), padding=0 if circular else 1, stride=stride))
+        if "AvgPool" in net:
+            x = g.call("avg_pool2d", F.avg_pool2d, x, 2)
     y = g.call("adaptive_avg_pool2d", F.adaptive_avg_pool2d, x, 1)
-    signal = propagate(g.done(y), strict=True)
-    assert close(signal.forward[x].variance, expected["flatten"][0])
-    assert close(signal.forward[y].variance, expected["gap"][0])
+    expected = {what: [(1, *row)] for what, row in ORACLE["avgpool"][key].items()}
+    check(g.done(y), [x], [y], expected, white, c)
 
 
 @pytest.mark.parametrize("key", sorted(ORACLE["dropout"]))

@@ -92,7 +92,8 @@ class AveragePooling(Pooling):
         resolved = resolved_of(x.second, x, x.shape[-axes:])
         if resolved is not None and x.covariance.resolved is not None and math.prod(call.shape[-axes:]) > 1:
             views = [axis_of_matrix(w, bool(call.plain("count_include_pad", True))) for w in self.windows(call, x)]
-            k = k.with_resolved(resolved.averaged(views, k.same))
+            beyond = k.same - smoothed(x.second.without_local(), maps).same
+            k = k.with_resolved(resolved.averaged(views, beyond))
         profile = smoothed_profile(axis_profiles(x.covariance, x.dims[-axes:]), maps)
         return self.output(call, x, batched, mean, replace(k, profile=profile) - mean**2)
 
@@ -309,7 +310,7 @@ def maximum_by_position(
 ) -> tuple[float, Resolved]:
     """Mean and covariance of the maximum by position: at the border fewer taps, of another scale, take part."""
     axes = [axis_through(window) for window in windows]
-    pooled = rho.averaged(axes, rho.same)
+    pooled = rho.averaged(axes, 0.0)
     level = rho.own
     for i, axis in enumerate(axes):
         level = np.moveaxis(np.tensordot(axis.mean, level, (1, i)), 0, i)
