@@ -237,18 +237,13 @@ class Kernel:
         theirs = other.resolved
         if mine is None and theirs is None:
             return None
-        if mine is None and theirs is not None and self.unpatterned:
-            mine = theirs.flat(theirs.sizes, self.same, self.sample)
-        if theirs is None and mine is not None and other.unpatterned:
-            theirs = mine.flat(mine.sizes, other.same, other.sample)
+        if mine is None and theirs is not None:
+            mine = theirs.even(self, theirs.sizes)
+        if theirs is None and mine is not None:
+            theirs = mine.even(other, mine.sizes)
         if mine is None or theirs is None or mine.sizes != theirs.sizes:
             return None
         return mine.combined(theirs, op)  # type: ignore[arg-type]
-
-    @property
-    def unpatterned(self) -> bool:
-        """Whether nothing is known to tell one position from another: samples share no pattern."""
-        return not self.profile and abs(self.cross - self.sample) <= 1e-9 * abs(self.same)
 
     def without_local(self) -> Kernel:
         """The same classes, displacements forgotten."""

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from initcheck.signal.grid import TABLE, Nodes, scaled_moments
-from initcheck.signal.kernel import Array
+from initcheck.signal.kernel import Array, Kernel
 
 Indices = NDArray[np.intp]
 
@@ -108,16 +108,24 @@ class Resolved:
     within: Array | None = None
 
     @classmethod
-    def flat(cls, sizes: tuple[int, ...], same: float, sample: float, far: float | None = None) -> Resolved:
-        """No pattern: every position alike; ``far``: two positions of one sample, if not as two samples."""
-        shape = tuple(len(shares(n)) for n in sizes)
-        own, pairs = np.full(shape, same), np.full(shape + shape, sample)
-        if far is None:
-            return cls(sizes, own, pairs)
-        held = _held(sizes)
-        within = np.full((len(held), len(held)), far)
-        np.fill_diagonal(within, far + (same - far) / held)
-        return cls(sizes, own, pairs, within.reshape(shape + shape))
+    def even(cls, k: Kernel, sizes: tuple[int, ...]) -> Resolved | None:
+        """``k`` with no position unlike the others.
+
+        None where it is not so, or not known: ``k`` has a profile, or two samples share single positions of a map so
+        large that a class holds many.
+        """
+        held, shape = _held(sizes), tuple(len(shares(n)) for n in sizes)
+        if k.profile or (abs(k.cross - k.sample) > 1e-9 * abs(k.same) and held.max() > 1):
+            return None
+
+        def every(equal: float, other: float) -> Array:
+            pairs = np.full((len(held), len(held)), other)
+            np.fill_diagonal(pairs, other + (equal - other) / held)
+            return pairs.reshape(shape + shape)
+
+        apart = k.local is None and k.pairs is None and abs(k.far - k.sample) > 1e-3 * abs(k.same)
+        within = every(k.same, k.far) if apart or k.cross != k.sample else None
+        return cls(sizes, np.full(shape, k.same), every(k.cross, k.sample), within)
 
     def _pairwise(self, sizes: tuple[int, ...], own: Array, change: Callable[[Array], Array]) -> Resolved:
         """With both arrays of pairs changed alike."""
@@ -175,7 +183,9 @@ class Resolved:
         within = None
         if self.within is not None and other.within is not None:
             within = np.asarray(op(self.within, other.within))
-        return Resolved(self.sizes, np.asarray(op(self.own, other.own)), np.asarray(op(self.pairs, other.pairs)), within)
+        return Resolved(
+            self.sizes, np.asarray(op(self.own, other.own)), np.asarray(op(self.pairs, other.pairs)), within
+        )
 
     def scaled(self, op: Callable[[Array, float], Array], number: float) -> Resolved:
         """Elementwise with a number."""

@@ -16,6 +16,12 @@ from initcheck.signal.smoothing import interpolation, smoothed
 from initcheck.signal.value import Value, dims_of
 
 
+def even(k: Kernel, sizes: tuple[int, ...]) -> Resolved:
+    result = Resolved.even(k, sizes)
+    assert result is not None
+    return result
+
+
 def through_everything(pairs: np.ndarray, size: int, stride: int) -> np.ndarray:
     """K'(p, q) = sum over taps t of K(s p + t, s q + t), taps outside left out: 3 x 3, padding 1."""
     outputs = (size - 1) // stride + 1
@@ -33,7 +39,7 @@ def through_everything(pairs: np.ndarray, size: int, stride: int) -> np.ndarray:
 def test_convolutions_of_a_small_map_are_exact(stride: int) -> None:
     size = 6
     axis = axis_through(Window(size, 3, stride, 1, 1, (size - 1) // stride + 1))
-    start = Resolved.flat((size, size), 2.0, 0.5)
+    start = even(Kernel(2.0, 0.5, 0.5, 0.5), (size, size))
     once = start.through((axis, axis))
     assert np.allclose(once.pairs, through_everything(start.pairs, size, stride))
     if stride == 1:
@@ -44,22 +50,40 @@ def test_convolutions_of_a_small_map_are_exact(stride: int) -> None:
 @pytest.mark.parametrize("size", [7, 20, 56])
 def test_averages_of_any_size_count_the_taps_that_there_are(size: int) -> None:
     axis = axis_through(Window(size, 3, 1, 1, 1, size))
-    once = Resolved.flat((size, size), 1.0, 1.0).through((axis, axis))
+    once = even(Kernel(1.0, 1.0, 1.0, 1.0), (size, size)).through((axis, axis))
     taps = F.conv2d(torch.ones(1, 1, size, size), torch.ones(1, 1, 3, 3), padding=1)
     assert once.same == pytest.approx(float(taps.mean()))
     shared = 1 + 2 * ((size - 1) / size) ** 2  # of two positions of an axis: the middle tap, and each outer one
     assert once.average == pytest.approx(shared**2)
 
 
+@pytest.mark.parametrize(("size", "cross"), [(6, 0.3), (20, 0.2)])
+def test_the_mean_of_a_window_counts_pairs_of_its_positions(size: int, cross: float) -> None:
+    """1 at one position, .5 at two of a sample, ``cross`` at one position of two samples, .2 at two of two samples."""
+    axis = axis_through(Window(size, 2, 2, 0, 1, size // 2))
+    field = even(Kernel(1.0, 0.5, cross, 0.2), (size, size))
+    assert field.far == pytest.approx(0.5)
+    pooled = field.averaged((axis, axis), 0.0)
+    assert pooled.same == pytest.approx(0.25 * 1.0 + 0.75 * 0.5)
+    assert pooled.cross == pytest.approx(0.25 * cross + 0.75 * 0.2)
+    assert pooled.far == pytest.approx(0.5)
+    assert field.averaged((axis, axis), 0.1).same == pytest.approx(pooled.same + 0.1)
+
+
+def test_positions_that_samples_share_one_by_one_are_resolved_on_small_maps_only() -> None:
+    assert Resolved.even(Kernel(1.0, 0.0, 0.5, 0.0), (8, 8)) is not None
+    assert Resolved.even(Kernel(1.0, 0.0, 0.5, 0.0), (20, 20)) is None
+
+
 def test_a_constant_leaves_nothing_after_its_mean_is_taken_off() -> None:
-    flat = Resolved.flat((5, 5), 3.0, 3.0).centred(3.0)
+    flat = even(Kernel(3.0, 3.0, 3.0, 3.0), (5, 5)).centred(3.0)
     assert np.allclose(flat.pairs, 0.0)
     assert np.allclose(flat.own, 0.0)
 
 
 def test_units_with_a_strong_pattern_are_divided_by_more() -> None:
     axis = axis_through(Window(3, 3, 1, 1, 1, 3))
-    pattern = Resolved.flat((3, 3), 2.0, 1.0).through((axis, axis))
+    pattern = even(Kernel(2.0, 1.0, 1.0, 1.0), (3, 3)).through((axis, axis))
     centred = pattern.centred(pattern.average)
     divided = centred.normalised(0.0)
     assert divided.same == pytest.approx(1.0)
@@ -69,7 +93,7 @@ def test_units_with_a_strong_pattern_are_divided_by_more() -> None:
 def test_relu_of_positions_of_any_scale() -> None:
     """E[relu(s u) relu(t u')] = s t E[relu(u) relu(u')]: the scales of positions factor out."""
     axis = axis_through(Window(8, 3, 1, 1, 1, 8))
-    field = Resolved.flat((8, 8), 1.0, 0.3).through((axis, axis))
+    field = even(Kernel(1.0, 0.3, 0.3, 0.3), (8, 8)).through((axis, axis))
     field = field.scaled(np.multiply, 1.0 / field.same)  # as correlations are
     at = nodes(0)
     mean, after = field.applied(np.maximum(at.z, 0.0), at.z, 0.0, at)

@@ -261,10 +261,7 @@ def resolved_of(k: Kernel, x: Value, sizes: tuple[int, ...]) -> Resolved | None:
         return None
     if k.resolved is not None:
         return k.resolved if k.resolved.sizes == sizes else None
-    if not k.unpatterned:
-        return None
-    apart = k.local is None and k.pairs is None and abs(k.far - k.sample) > 1e-3 * abs(k.same)
-    return Resolved.flat(sizes, k.same, k.sample, k.far if apart else None)
+    return Resolved.even(k, sizes)
 
 
 def through(k: Kernel, taps: Sequence[Taps], places: int, dims: Dims, local: Array | None = None) -> Kernel:
