@@ -50,8 +50,10 @@ class Term:
             values = by
         else:
             values = self.slope if by is None else self.slope * by
-        spectrum = Spectrum.of(values.detach().to(torch.float64).numpy(), self.source.at)
-        return self.kernel * spectrum.kernel(self.source.correlation)
+        numbers = values.detach().to(torch.float64).numpy()
+        own = Spectrum.of(numbers, self.source.at).kernel(self.source.correlation)
+        profile = self.source.profile(numbers)
+        return self.kernel * (own.bent(profile) if profile else own)
 
 
 @dataclass(slots=True)

@@ -228,7 +228,7 @@ class Kernel:
         if local is not None:
             local = local.copy()
             local[(0,) * local.ndim] = same
-        return Kernel(same, far, cross, sample, local, self.profile, resolved=resolved)
+        return Kernel(same, far, cross, sample, local, resolved.profile(resolved.own), resolved=resolved)
 
     def _combined_resolved(self, other: Kernel | float, op: Callable[[float, float], float]) -> Resolved | None:
         mine = self.resolved

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from initcheck.signal.grid import TABLE, Nodes, scaled_moments
-from initcheck.signal.kernel import Array, Kernel
+from initcheck.signal.kernel import Array, Kernel, Profile
 
 Indices = NDArray[np.intp]
 
@@ -211,6 +211,25 @@ class Resolved:
         own = np.einsum("ip,ij,jp->p", between, moments.totals, between)
         average = float(self.weight @ (moments.means @ between))
         return average, self._pairwise(self.sizes, own.reshape(self.own.shape), expanded)
+
+    def squares(self, values: Array, u: Array, mean: float, at: Nodes) -> Array:
+        """E[f(u)²] by class, as ``applied`` expands it."""
+        scales, between = _levels(np.sqrt(np.maximum(self.own.ravel(), 1e-12)))
+        functions = np.stack([np.interp(mean + s * (u - mean), u, values) for s in scales])
+        return np.asarray((at.weights @ functions.T**2) @ between).reshape(self.own.shape)
+
+    def profile(self, pattern: Array) -> Profile:
+        """A pattern over classes as what each axis makes of it (mean 1), the others averaged; () where it is flat."""
+        total = self._over(pattern)
+        if not (total > 0 and float(np.ptp(pattern)) > 1e-9 * total):
+            return ()
+        result = []
+        for axis, size in enumerate(self.sizes):
+            marginal = pattern
+            for other in reversed([a for a in range(len(self.sizes)) if a != axis]):
+                marginal = np.tensordot(marginal, shares(self.sizes[other]), (other, 0))
+            result.append(np.asarray(marginal / total)[class_of(size)])
+        return tuple(result)
 
     def recorrelated(self, function: Callable[[Array], Array]) -> Resolved:
         """``function`` applied to the correlation of every pair; each position keeps its scale."""

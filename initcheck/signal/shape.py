@@ -5,12 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from initcheck.signal.grid import Nodes, Spectrum, nodes
-from initcheck.signal.kernel import Array, Kernel
+from initcheck.signal.grid import Spectrum, nodes
+from initcheck.signal.kernel import Array, Kernel, Profile
+
+if TYPE_CHECKING:
+    from initcheck.signal.value import Source
 
 _POINTS = 96
 _LEVELS = (np.arange(_POINTS) + 0.5) / _POINTS
@@ -143,25 +147,44 @@ def by_value(square: Array, u: Array, weights: Array) -> Array:
     return np.asarray((np.bincount(which, weights * square) / np.bincount(which, weights))[which])
 
 
-def matched(total: Kernel, slope: Array, source_nodes: Nodes, correlation: Kernel) -> Kernel:
+def matched(total: Kernel, slope: Array, source: Source) -> Kernel:
     """The kernel that, times the kernel of ``slope``, gives ``total``."""
-    own = Spectrum.of(slope, source_nodes).kernel(correlation.without_local())
+    own = Spectrum.of(slope, source.at).kernel(source.correlation.without_local())
     if total.pairs is not None:
         size = len(total.pairs)
         whole, part = total.between_positions(size), own.between_positions(size)
         every = np.divide(whole, part, out=np.zeros_like(whole), where=np.abs(part) > 1e-9 * own.same)
         other = replace(total, pairs=None, profile=())
-        other = matched(other, slope, source_nodes, correlation)
+        other = matched(other, slope, source)
         return Kernel.by_pairs(every, other.cross, other.sample)
 
     def ratio(a: float, b: float) -> float:
         return a / b if abs(b) > 1e-9 * own.same else 0.0
 
+    profile, level = straightened(total.profile, source.profile(slope))
     return Kernel(
-        ratio(total.same, own.same),
+        ratio(total.same, own.same) * level,
         ratio(total.far, own.far),
-        ratio(total.cross, own.cross),
+        ratio(total.cross, own.cross) * level,
         ratio(total.sample, own.sample),
         None,
-        total.profile,
+        profile,
     )
+
+
+def straightened(profile: Profile, by: Profile) -> tuple[Profile, float]:
+    """A profile (mean 1) divided by another, and the mean of what that leaves, which undoes their common rise."""
+    if len(by) != len(profile):
+        profile = profile or (None,) * len(by)
+    if len(by) != len(profile):
+        return profile, 1.0
+    result: list[Array | None] = []
+    level = 1.0
+    for mine, theirs in zip(profile, by, strict=True):
+        if theirs is None or (mine is not None and len(mine) != len(theirs)):
+            result.append(mine)
+            continue
+        left = (1.0 if mine is None else mine) / np.maximum(theirs, 1e-9)
+        level *= float(left.mean())
+        result.append(np.asarray(left / left.mean()))
+    return tuple(result), level

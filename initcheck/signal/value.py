@@ -51,6 +51,14 @@ class Source:
     inherited: float = 0.0
     identity: int = field(default_factory=lambda: next(_identities))
 
+    def profile(self, values: Array) -> Profile:
+        """How E[f(u)²] is spread over positions, f being known on the grid: where u is small, f may be or not."""
+        by_position = self.correlation.resolved
+        if by_position is None:
+            return ()
+        u = self.u.double().numpy()
+        return by_position.profile(by_position.squares(values, u, float(self.at.weights @ u), self.at))
+
 
 @dataclass(frozen=True, slots=True)
 class Echo:

@@ -148,6 +148,15 @@ def channels_apart() -> nn.Module:
     return nn.Sequential(nn.Conv2d(16, 512, 1), *(Apart(512) for _ in range(3)), nn.Conv2d(512, 64, 1))
 
 
+def bordered() -> nn.Module:
+    """Padding makes the border small, and there this slope is small, too: unit upon unit the middle gets more."""
+
+    def block() -> tuple[nn.Module, ...]:
+        return nn.Conv2d(96, 96, 5, padding=2, bias=False), nn.BatchNorm2d(96), nn.Hardswish()
+
+    return nn.Sequential(*(m for _ in range(8) for m in block()), nn.Conv2d(96, 96, 1))
+
+
 class Branches(nn.Module):
     """Norms of a rectified tensor itself and of its depthwise convolution; of it times one weight per channel, too."""
 
@@ -294,6 +303,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "activated-shortcuts": (activated_shortcuts, (8, 16, 8, 8)),
     "depthwise": (depthwise, (8, 16, 12, 12)),
     "channels-apart": (channels_apart, (8, 16, 10, 10)),
+    "bordered": (bordered, (8, 96, 6, 6)),
     "group-norms": (group_norms, (8, 16, 6, 6)),
     "evo-norms": (lambda: per_group(lambda: SampleEvoNorm(4)), (8, 16, 6, 6)),
     "branches": (lambda: branches(False, False, False), (8, 16, 8, 8)),

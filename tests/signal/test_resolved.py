@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -79,6 +82,23 @@ def test_a_constant_leaves_nothing_after_its_mean_is_taken_off() -> None:
     flat = even(Kernel(3.0, 3.0, 3.0, 3.0), (5, 5)).centred(3.0)
     assert np.allclose(flat.pairs, 0.0)
     assert np.allclose(flat.own, 0.0)
+
+
+def test_squares_of_a_function_follow_the_scale_of_each_position() -> None:
+    at, size = nodes(0), 5
+    own = np.multiply.outer([0.5, 1.0, 1.25, 1.0, 0.5], [0.8, 1.0, 1.2, 1.0, 0.8])
+    flat = even(Kernel(1.0, 0.0, 0.0, 0.0), (size, size))
+    bent = replace(flat, own=own)
+    values = np.where(np.abs(at.z) < 3, 0.5 + at.z / 3, at.z > 0)
+    squares = bent.squares(values, at.z, 0.0, at)
+    for place in np.ndindex(size, size):
+        z = math.sqrt(own[place]) * at.z
+        exact = at.weights @ np.where(np.abs(z) < 3, 0.5 + z / 3, z > 0) ** 2
+        assert squares[place] == pytest.approx(exact, rel=2e-3)
+    rows, columns = bent.profile(own)
+    assert rows == pytest.approx(own.mean(1) / own.mean())
+    assert columns == pytest.approx(own.mean(0) / own.mean())
+    assert flat.profile(flat.own) == ()
 
 
 def test_units_with_a_strong_pattern_are_divided_by_more() -> None:

@@ -524,7 +524,7 @@ def few_inputs(kernel: Kernel, x: Value, fan: float, square: Array | None, y: Va
     if not level > 0:
         return Gradient.fresh(kernel)
     slope = np.sqrt(np.maximum(given / level, 0.0))
-    return Gradient.of(Term(matched(kernel, slope, source.at, source.correlation), torch.from_numpy(slope), source))
+    return Gradient.of(Term(matched(kernel, slope, source), torch.from_numpy(slope), source))
 
 
 @functools.lru_cache(maxsize=256)

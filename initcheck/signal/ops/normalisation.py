@@ -208,7 +208,7 @@ def among_channels(flow: Gradient, whole: Kernel, unlike: InverseVariance, x: Va
     slope = np.sqrt(unlike.given)
     for term in flow.terms.values():
         slope = slope if term.slope is None else slope * term.slope.numpy()
-    kernel = matched(whole * unlike.mean, slope, source.at, source.correlation)
+    kernel = matched(whole * unlike.mean, slope, source)
     return Gradient.of(Term(kernel, torch.from_numpy(slope), source))
 
 
@@ -235,7 +235,7 @@ def sloped(kernel: Kernel, square: Array, out: Value, x: Value) -> Gradient:
     """
     source, behind = x.own_source(), out.own_source().at.z
     slope = np.sqrt(np.maximum(np.interp(source.at.z, behind, square), 0.0))
-    return Gradient.of(Term(matched(kernel, slope, source.at, source.correlation), torch.from_numpy(slope), source))
+    return Gradient.of(Term(matched(kernel, slope, source), torch.from_numpy(slope), source))
 
 
 def divided(k: Kernel, average: float, eps: float) -> Kernel:

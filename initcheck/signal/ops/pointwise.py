@@ -155,8 +155,9 @@ def evaluate(values: torch.Tensor, like: Value, source: Source) -> Value:
         mean, applied = by_position.applied(values.numpy(), source.u.numpy(), at_mean, source.at)
         second = second.with_resolved(applied)
     covariance = second - mean**2
-    profile = bent_profile(like.covariance.profile, values.numpy(), source)
-    covariance = replace(covariance, same=max(covariance.same, 0.0)).bent(profile)
+    covariance = replace(covariance, same=max(covariance.same, 0.0))
+    if covariance.resolved is None:
+        covariance = covariance.bent(bent_profile(like.covariance.profile, values.numpy(), source))
     return Value(
         like.dims, mean, settle(covariance, like.dims), iid=like.iid, approximate=like.approximate,
         source=source, grid=values, kept=like.kept, spectrum=spectrum, positive=bool(values.min() >= 0),
@@ -435,7 +436,7 @@ class Sum(Elementwise):
             rest = sum_of(others) + (call.out.mean - sum(f * v.mean for f, v in others) - factor * value.mean)
             u = call.out.own_source().u.numpy()
             slope = np.sqrt(np.maximum(given_part(square, u, part, rest), 0.0))
-            kernel = settle(matched(total * factor**2, slope, source.at, source.correlation), value.dims)
+            kernel = settle(matched(total * factor**2, slope, source), value.dims)
             whole = Gradient.of(Term(kernel, torch.from_numpy(slope), source, identity))
             yield node, biased(whole, gradient.weight_bias, value)
 
@@ -573,7 +574,7 @@ class Product(Elementwise):
         expected = given_factor(square, u, known.own_grid().double().numpy(), rest, weighted=whole)
         slope = np.sqrt(np.maximum(expected, 0.0))
         total = kernel * other.second if whole else kernel
-        term = Term(matched(total, slope, source.at, source.correlation), torch.from_numpy(slope), source)
+        term = Term(matched(total, slope, source), torch.from_numpy(slope), source)
         if whole:
             return Gradient.of(replace(term, kernel=settle(term.kernel, value.dims)))
         return Gradient.fresh(unbroadcast(term.weighted(known.own_grid()), call.out.dims, shape))

@@ -25,6 +25,7 @@ from initcheck.signal.ops.linear import (
 )
 from initcheck.signal.resolved import Axis, Resolved
 from initcheck.signal.rule import Call, Flow, Result, Rule, register
+from initcheck.signal.shape import straightened
 from initcheck.signal.smoothing import Smoother, smoothed, smoothed_profile
 from initcheck.signal.value import Source, Value, settle
 
@@ -223,7 +224,10 @@ class Maximum(Pooling):
         value = x
         slope = torch.from_numpy(np.sqrt(density))
         mean_slope = float(source.at.weights @ np.sqrt(density))
-        k = Kernel(k.same, k.far / mean_slope**2, k.cross / mean_slope**2, k.sample / mean_slope**2)
+        # each window has a winner, wherever it lies
+        profile, level = straightened((), value.own_source().profile(np.sqrt(density)))
+        shared = level / mean_slope**2
+        k = Kernel(k.same * level, k.far / mean_slope**2, k.cross * shared, k.sample / mean_slope**2, None, profile)
         return Gradient.of(Term(settle(k, x.dims), slope, value.own_source()))
 
 
