@@ -148,11 +148,12 @@ def channels_apart() -> nn.Module:
     return nn.Sequential(nn.Conv2d(16, 512, 1), *(Apart(512) for _ in range(3)), nn.Conv2d(512, 64, 1))
 
 
-def bordered() -> nn.Module:
+def bordered(apart: bool = False) -> nn.Module:
     """Padding makes the border small, and there this slope is small, too: unit upon unit the middle gets more."""
 
     def block() -> tuple[nn.Module, ...]:
-        return nn.Conv2d(96, 96, 5, padding=2, bias=False), nn.BatchNorm2d(96), nn.Hardswish()
+        pad = (nn.ZeroPad2d(2),) if apart else ()
+        return *pad, nn.Conv2d(96, 96, 5, padding=0 if apart else 2, bias=False), nn.BatchNorm2d(96), nn.Hardswish()
 
     return nn.Sequential(*(m for _ in range(8) for m in block()), nn.Conv2d(96, 96, 1))
 
@@ -359,6 +360,13 @@ def test_forward_and_gradient_std_of_every_layer(name: str) -> None:
         elif row.name in gradient:
             real = math.sqrt(sum(gradient[row.name]) / 4)
             assert row.grad_std == pytest.approx(real, rel=0.15), f"gradient std of {row.name}"
+
+
+def test_zeros_put_around_a_map_are_the_padding_of_the_convolution_behind_them() -> None:
+    signals = [propagate(trace(bordered(apart), (torch.randn(8, 96, 4, 4),), {})) for apart in (False, True)]
+    for inside, apart in zip(*(signal.layers for signal in signals), strict=True):
+        assert apart.forward_std == pytest.approx(inside.forward_std, rel=0.01)
+        assert apart.grad_std == pytest.approx(inside.grad_std, rel=0.02)
 
 
 class FilterResponseNorm(nn.Module):

@@ -11,7 +11,9 @@ import numpy as np
 from initcheck.signal.gradient import Gradient
 from initcheck.signal.kernel import Array, Kernel
 from initcheck.signal.ops.joining import part_of
+from initcheck.signal.ops.linear import Window, axis_through, resolved_of
 from initcheck.signal.ops.views import Passing
+from initcheck.signal.resolved import Resolved
 from initcheck.signal.rule import Call, Flow, Result, Rule, register
 from initcheck.signal.value import Atom, Dim, Dims, Role, Value, settle
 
@@ -49,9 +51,24 @@ class Pad(Rule):
         k = value.second
         second = Kernel(k.same * share, k.far * pairs, k.cross * share, k.sample * pairs) + fill**2 * (1 - share)
         second = Kernel(second.same, second.far, second.cross, second.sample, None, self._profile(call, value, new))
+        second = second.with_resolved(self._resolved(call, value, new) if fill == 0.0 else None)
         padded = Value(new, mean, second - mean**2, approximate=value.approximate)
         padded.positive, padded.negative = value.positive and fill >= 0, value.negative and fill <= 0
         return padded.settled()
+
+    def _resolved(self, call: Call, value: Value, dims: Dims) -> Resolved | None:
+        """By position: a window of one tap, which positions of the padding do not have."""
+        pads, sizes = [int(p) for p in call.plain("pad")], value.positions
+        known = resolved_of(value.second, value, sizes)
+        outputs = tuple(a.size for d in dims for a in d if a.role == "P")
+        last = len(sizes)
+        if known is None or min(pads) < 0 or value.shape[-last:] != sizes or len(outputs) != last:
+            return None
+        if any(before != after for before, after in zip(value.shape[:-last], call.shape[:-last], strict=True)):
+            return None
+        lows = [*pads[::2], *[0] * last][:last]
+        windows = [Window(n, 1, 1, low, 1, o) for n, low, o in zip(sizes, reversed(lows), outputs, strict=True)]
+        return known.through([axis_through(window) for window in windows])
 
     def _profile(self, call: Call, value: Value, dims: Dims) -> Any:
 
