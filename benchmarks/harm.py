@@ -106,9 +106,25 @@ def unit_harm(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], 
     """Whether a spoiled layer's units are still copies of one another, or its weights unmoved, after descent.
 
     Steps of the steepest descent, each tensor's largest entry moved by ``RATE``; without dropout, whose noise would
-    tell units apart. The loss is a fixed random functional of the output for each sample.
+    tell units apart. The loss is a fixed random functional of the output for each sample. In double precision where the
+    model allows it: a norm layer makes signals of the rounding noise that a constant has in single precision.
     """
-    model = copy.deepcopy(model).train()
+    try:
+        return _unit_harm(copy.deepcopy(model).double(), *_doubled((args, kwargs)), names)
+    except RuntimeError:  # mixes in tensors of single precision
+        return _unit_harm(copy.deepcopy(model), args, kwargs, names)
+
+
+def _doubled(given: Any) -> Any:
+    if isinstance(given, torch.Tensor):
+        return given.double() if given.is_floating_point() else given
+    if isinstance(given, Mapping):
+        return {key: _doubled(value) for key, value in given.items()}
+    return tuple(map(_doubled, given)) if isinstance(given, (tuple, list)) else given
+
+
+def _unit_harm(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], names: Sequence[str]) -> Harm:
+    model = model.train()
     for module in model.modules():
         if isinstance(module, (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)):
             module.p = 0.0

@@ -158,7 +158,7 @@ def _original(good: Good, cases: Path | None) -> Path | None:
     if cases is None:
         return None
     owner = good.repo.replace("/", "+")
-    found = sorted(cases.glob(f"{owner}@*/{good.path}")) or sorted(cases.glob(f"{owner}/{good.path}"))
+    found = sorted(cases.glob(f"{owner}/{good.path}")) or sorted(cases.glob(f"{owner}@*/{good.path}"))
     return found[0] if found else None
 
 
@@ -209,7 +209,7 @@ def _measure(
     for index, (key, slip, effect) in enumerate(missing):
         written = file.with_name(f"{file.stem}_{index}.py")
         written.write_text(slip.text)
-        mutants.append({"key": key, "effect": effect, "path": str(written), "lines": sorted(slip.lines)})
+        mutants.append({"key": key, "effect": effect, "path": str(written), "lines": sorted(slip.changed)})
     job = {
         "good": str(file), "paths": [str(root), str(file.parent)], "build": good.build, "inputs": good.inputs,
         "prelude": good.prelude, "mutants": mutants,

@@ -18,10 +18,11 @@ from source_text import Text
 
 @dataclass(frozen=True, slots=True)
 class Slip:
-    """``text``: the spoiled file. ``lines``: where a finding may point, in its numbering."""
+    """``text``: the spoiled file. ``lines``: where a finding may point, ``changed``: what differs, in its numbering."""
 
     text: str
     lines: frozenset[int]
+    changed: frozenset[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +43,12 @@ class SourceMutation:
         for made in self.change(source):
             new, also = made if isinstance(made, tuple) else (made, ())
             if new != text:
-                yield Slip(new, _changed(text, new, also))
+                yield Slip(new, *_lines(text, new, also))
 
 
-def _changed(old: str, new: str, also: tuple[ast.AST, ...]) -> frozenset[int]:
-    """Line numbers of the new text that differ, and where the nodes of the old one came to stand."""
+def _lines(old: str, new: str, also: tuple[ast.AST, ...]) -> tuple[frozenset[int], frozenset[int]]:
+    """Line numbers of the new text that differ, with those where the nodes of the old one came to stand; and the former
+    alone, with the starts of the calls and plain statements that they are part of."""
     before, after = old.splitlines(), new.splitlines()
     lines: set[int] = set()
     shifted: dict[int, int] = {}
@@ -54,6 +56,7 @@ def _changed(old: str, new: str, also: tuple[ast.AST, ...]) -> frozenset[int]:
         if tag != "equal":
             lines.update(range(j1 + 1, max(j2, j1 + 1) + 1))
         shifted.update(zip(range(i1 + 1, i2 + 1), range(j1 + 1, j2 + 1), strict=False))
+    changed = set(lines)
     for node in also:
         first, last = node.lineno, node.end_lineno  # type: ignore[attr-defined]
         lines.update(shifted[n] for n in range(first, last + 1) if n in shifted)
@@ -63,9 +66,11 @@ def _changed(old: str, new: str, also: tuple[ast.AST, ...]) -> frozenset[int]:
                 span = range(call.lineno, call.end_lineno + 1)
                 if len(span) < 7 and lines & set(span):
                     lines.add(call.lineno)
+                if changed & set(span) and not hasattr(call, "body"):
+                    changed.add(call.lineno)
     except SyntaxError:
         pass
-    return frozenset(lines)
+    return frozenset(lines), frozenset(changed)
 
 
 # -- what is looked for in a file ------------------------------------------------------------------------------------
@@ -200,13 +205,23 @@ def _writers_of(source: Text, layer: str) -> Iterator[ast.AST]:
 
 
 def _wrong_fan(source: Text) -> Iterator[str]:
-    """The size of the weight's first axis for the fan-in."""
+    """The size of the weight's first axis for the fan-in, where a std or a bound is made of it."""
+    writers = [(f.lineno, f.end_lineno) for f in source.walk(ast.FunctionDef) if _is_writer(f)]  # type: ignore[attr-defined]
     for node in source.walk(ast.expr):
+        if not any(first <= node.lineno <= last for first, last in writers):  # type: ignore[attr-defined]
+            continue
         text = ast.unparse(node) if isinstance(node, ast.Attribute | ast.Call | ast.Subscript) else ""
         if text.endswith(".in_features"):
             yield source.with_((node, source.of(node)[: -len("in_features")] + "out_features"))
         elif re.fullmatch(r"[\w.]+\.weight\.(?:size\(-?1\)|shape\[-?1\])", text):
             yield source.with_((node, re.sub(r"-?1(?=[\])]$)", "0", text)))
+
+
+def _is_writer(function: ast.AST) -> bool:
+    """Whether a function writes weights, and computes a root."""
+    calls = [ast.unparse(call.func) for call in _calls(function)]
+    rooted = any(name.endswith("sqrt") for name in calls) or "** -0.5" in ast.unparse(function)
+    return rooted and any(_RANDOM.search(name) for name in calls)
 
 
 def _copy(suffix: str) -> Callable[[Text], Iterator[str]]:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from initcheck.findings import Finding, Fix, Substitute
 from initcheck.rules.base import ModelContext, finding
-from initcheck.rules.source_index import text_of
+from initcheck.rules.class_names import class_name_filter, misspelt
+from initcheck.rules.source_index import init_writes, text_of
 from initcheck.rules.writes import lines_that_wrote, listed
 
 if TYPE_CHECKING:
@@ -30,7 +31,9 @@ _EQUALS = re.compile(r"""==\s*["'][\w.]+["']|["'][\w.]+["']\s*==""")
 
 
 def check_source(source: SourceFile) -> Iterator[Finding]:
-    """``name == "proj.weight"`` in a loop over the parameters of a class that has no attribute ``proj``."""
+    """``name == "proj.weight"`` in a loop over the parameters of a class that has no attribute ``proj``; then class
+    names with a slip of the pen."""
+    yield from _misspelt_classes(source)
     if _SUSPECT.search(source.text) is None or _EQUALS.search(source.text) is None:
         return
     classes = {node.name: node for node, _ in source.survey.classes}
@@ -39,6 +42,25 @@ def check_source(source: SourceFile) -> Iterator[Finding]:
         if variable:
             owner = place.classes[-1].name if place.classes else ""
             yield from _never_equal(source, loop, variable, _looped_class(loop, owner, place.guards), classes)
+
+
+def _misspelt_classes(source: SourceFile) -> Iterator[Finding]:
+    """``classname.find("Cnov") != -1`` in front of an init call."""
+    if "__name__" not in source.text:
+        return
+    for guard in dict.fromkeys(guard for write in init_writes(source) for guard in write.guards):
+        literal = class_name_filter(guard.test)
+        meant = misspelt(source, str(literal.value)) if literal is not None else ""
+        if literal is not None and meant:
+            edit = Substitute(source.location(literal), _quoted(source, meant))
+            yield finding(
+                CODE,
+                f"no class of torch.nn passes the filter `{text_of(guard.test)}`, so that what it guards never runs; "
+                f"{literal.value!r} is close to `{meant}`",
+                source.location(guard.test),
+                suggestion=repr(meant),
+                fix=Fix("let the filter pass what it is meant for", (edit,)),
+            )
 
 
 def _looped_class(loop: ast.For, owner: str, guards: tuple[ast.If, ...]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from initcheck.findings import Finding, Fix, Severity, Substitute
@@ -51,13 +51,14 @@ def _check_class(source: SourceFile, owner: ast.ClassDef) -> Iterator[Finding]:
         later = [
             s for s, at in zip(steps[index + 1 :], constructor.body[index + 1 :], strict=True) if not _is_special(at)
         ]
-        made = _layers(source, methods, constructor.body[index + 1 :], types)
+        filled = _filled(source, methods, constructor, constructor.body[index + 1 :], types)
+        made = {**filled, **_layers(source, methods, constructor.body[index + 1 :], types)}
         after = " ".join(ast.unparse(s) for s in constructor.body[index + 1 :] if not _ties(s))
         late = [
             name
             for name, kinds in made.items()
             if not any(step == () or (step is not None and kinds <= set(step)) for step in later)
-            and not _named_again(name, after, source, owner)
+            and not _named_again(name, after, source, owner, name in filled)
         ]
         if late:
             yield _finding(source, owner, constructor, index, types, methods, late)
@@ -73,7 +74,8 @@ def _finding(
     methods: dict[str, ast.FunctionDef],
     late: list[str],
 ) -> Finding:
-    early = _layers(source, methods, constructor.body[:index], types)
+    before = constructor.body[:index]
+    early = _layers(source, methods, before, types) or _filled(source, methods, constructor, before, types)
     plain = all((source.imports.resolve(base) or "") == "torch.nn.Module" for base in owner.bases)
     statement = constructor.body[index]
     where = source.location(statement.iter if isinstance(statement, ast.For) else statement)
@@ -194,11 +196,44 @@ def _layers(
         target = statement.targets[0]
         if not (isinstance(target, ast.Attribute) and isinstance(target.value, ast.Name) and target.value.id == "self"):
             continue
-        made = set(_made(source, methods, statement.value))
-        kinds = made & set(types) if types else {kind for kind in made if _LAYERS.fullmatch(kind)}
+        kinds = _asked_for(_made(source, methods, statement.value), types)
         if kinds:
             found[target.attr] = kinds
     return found
+
+
+def _asked_for(made: Iterable[str], types: tuple[str, ...]) -> set[str]:
+    return set(made) & set(types) if types else {kind for kind in made if _LAYERS.fullmatch(kind)}
+
+
+_FILLS = frozenset({"append", "extend", "insert", "add_module"})
+
+
+def _filled(
+    source: SourceFile,
+    methods: dict[str, ast.FunctionDef],
+    constructor: ast.FunctionDef,
+    statements: Sequence[ast.stmt],
+    types: tuple[str, ...],
+) -> dict[str, set[str]]:
+    """Lists of layers, ``self.x.append(layer)``, that these statements fill with layers of the types."""
+    found: dict[str, set[str]] = {}
+    for call in (node for statement in statements for node in ast.walk(statement)):
+        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Attribute) or call.func.attr not in _FILLS:
+            continue
+        place = call.func.value
+        if not (isinstance(place, ast.Attribute) and ast.unparse(place.value) == "self"):
+            continue
+        names = {argument.id for argument in call.args if isinstance(argument, ast.Name)}
+        made = [n.value for n in ast.walk(constructor) if isinstance(n, ast.Assign) and _sets(n, names)]
+        kinds = _asked_for((kind for value in (*call.args, *made) for kind in _made(source, methods, value)), types)
+        if kinds:
+            found.setdefault(place.attr, set()).update(kinds)
+    return found
+
+
+def _sets(statement: ast.Assign, names: set[str]) -> bool:
+    return any(isinstance(target, ast.Name) and target.id in names for target in statement.targets)
 
 
 def _made(source: SourceFile, methods: dict[str, ast.FunctionDef], value: ast.expr) -> Iterator[str]:
@@ -218,9 +253,10 @@ def _made(source: SourceFile, methods: dict[str, ast.FunctionDef], value: ast.ex
                     yield layer_type(source, inner) or ast.unparse(inner.func)
 
 
-def _named_again(name: str, after: str, source: SourceFile, owner: ast.ClassDef) -> bool:
+def _named_again(name: str, after: str, source: SourceFile, owner: ast.ClassDef, filled: bool) -> bool:
     """Whether the layer is initialised on its own: by a write, by being passed on, or through a method of its own."""
-    if len(re.findall(rf"self\.{name}\b", after)) > 1:
+    fills = rf"(?!\.(?:{'|'.join(_FILLS)})\(| = (?:torch\.)?(?:nn\.)?ModuleList\(\))" if filled else ""
+    if len(re.findall(rf"self\.{name}\b{fills}", after)) > (0 if filled else 1):
         return True
     return any(owner in write.classes and re.search(rf"self\.{name}\b", write.key) for write in init_writes(source))
 

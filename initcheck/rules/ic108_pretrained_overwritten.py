@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from initcheck.findings import Finding
 from initcheck.rules.base import finding
 from initcheck.rules.source_index import init_writes, text_of
+from initcheck.rules.writes import listed
 
 if TYPE_CHECKING:
     from initcheck.source.file import SourceFile
@@ -25,7 +26,10 @@ _WALKS = frozenset({"modules", "named_modules", "parameters", "named_parameters"
 
 
 def check_source(source: SourceFile) -> Iterator[Finding]:
-    """In one block of statements: an object is loaded, and a later statement initialises all of it."""
+    """In one block of statements: an object is loaded, and a later statement initialises all of it.
+
+    Behind a strict ``load_state_dict``, which leaves no parameter out, layers that a method names are enough.
+    """
     if _HINT.search(source.text) is None:
         return
     functions = {node.name: node for node, _ in source.survey.functions}
@@ -37,8 +41,11 @@ def _check(
     source: SourceFile, block: list[ast.stmt], functions: dict[str, ast.FunctionDef | ast.AsyncFunctionDef]
 ) -> Iterator[Finding]:
     loaded: dict[str, int] = {}
+    whole: dict[str, set[str]] = {}  # of which every parameter was loaded, and the attributes that were made since
     for statement in block:
         lost = _initialised(source, statement, functions)
+        if not lost:
+            yield from _named(source, statement, loaded, whole)
         for name in list(loaded):
             if lost and (name == lost or name.startswith(f"{lost}.")):
                 yield finding(
@@ -51,6 +58,82 @@ def _check(
         name = _loaded(statement)
         if name:
             loaded[name] = statement.lineno
+            if _is_strict(source, statement):
+                whole[name] = set()
+        for made in whole.values():
+            made |= _assigned(statement)
+
+
+# -- layers by name, behind a strict load ----------------------------------------------------------------------------
+
+
+def _is_strict(source: SourceFile, statement: ast.stmt) -> bool:
+    """Whether ``x.load_state_dict(state)`` sets every parameter of ``x``, all from what was saved.
+
+    A dictionary that is put together by hand may hold the present values of new layers.
+    """
+    call = getattr(statement, "value", None)
+    if not isinstance(call, ast.Call) or not ast.unparse(call.func).endswith(".load_state_dict"):
+        return False
+    strict = [k.value for k in call.keywords if k.arg == "strict"]
+    if len(call.args) != 1 or any(not (isinstance(v, ast.Constant) and v.value is True) for v in strict):
+        return False
+    state = ast.unparse(call.args[0])
+    mended = rf"\b{state}\s*(?:=\s*(?:\{{|OrderedDict|dict\()|\.(?:update|pop|setdefault)\(|\[)|\bdel {state}\["
+    return "{" not in state and not (state.isidentifier() and re.search(mended, source.text))
+
+
+def _assigned(statement: ast.stmt) -> set[str]:
+    """Attributes that a statement, or one inside it, sets: ``self.head``."""
+    return {
+        ast.unparse(node)
+        for node in ast.walk(statement)
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
+    }
+
+
+def _named(
+    source: SourceFile, statement: ast.stmt, loaded: dict[str, int], whole: dict[str, set[str]]
+) -> Iterator[Finding]:
+    """A call of a method of init that writes tensors of the loaded object by their names."""
+    call = statement.value if isinstance(statement, ast.Expr) else None
+    if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Attribute) or call.args or call.keywords:
+        return
+    owner = ast.unparse(call.func.value)
+    if owner not in whole or owner not in loaded or not _INITIALISES.fullmatch(call.func.attr):
+        return
+    made = {name.replace(f"{owner}.", "self.", 1) for name in whole[owner]}
+    method = _method(source, call.func.attr, statement.lineno if owner == "self" else 0)
+    lost = [
+        write.key
+        for write in init_writes(source)
+        if method is not None and method in write.functions and not write.guards and write.key.startswith("self.")
+    ]
+    lost = [key for key in lost if not any(key == name or key.startswith(f"{name}.") for name in made)]
+    if lost:
+        yield finding(
+            CODE,
+            f"`{owner}` was loaded at line {loaded.pop(owner)}, all of it, and this initialises "
+            f"{listed([key.removeprefix('self.') for key in dict.fromkeys(lost)])} anew",
+            source.location(statement),
+            parameter=owner,
+            suggestion="initialise first, then load; or load with strict=False what the new layers are not part of",
+        )
+
+
+def _method(source: SourceFile, name: str, line: int) -> ast.FunctionDef | ast.AsyncFunctionDef | None:
+    """The method of that name: of the class around a line, or the only one of the file (line 0)."""
+    found = [
+        node
+        for node, place in source.survey.functions
+        if node.name == name
+        and place.classes
+        and (not line or place.classes[-1].lineno <= line <= (place.classes[-1].end_lineno or 0))
+    ]
+    return found[0] if len(found) == 1 else None
+
+
+# -- what is loaded, and what is initialised as a whole --------------------------------------------------------------
 
 
 def _loaded(statement: ast.stmt) -> str:

@@ -39,7 +39,7 @@ def check_source(source: SourceFile) -> Iterator[Finding]:
     for function, owner in _candidates(source):
         if not any(function.lineno <= w.node.lineno <= (function.end_lineno or 0) for w in writes):
             continue
-        if len(re.findall(rf"\b{function.name}\b", source.text)) > 1 or named_elsewhere(source, function.name):
+        if _named_here(source, function, owner) or named_elsewhere(source, function.name, owner):
             continue
         column = source.location(function).column
         what = f"{owner.name}.{function.name}" if owner is not None else function.name
@@ -66,14 +66,58 @@ def _candidates(source: SourceFile) -> Iterator[tuple[ast.FunctionDef, ast.Class
                     yield item, node
 
 
-def named_elsewhere(source: SourceFile, name: str) -> bool:
-    """Whether another file of the project has the word; so it may, if there is none and the file is no script."""
+def _named_here(source: SourceFile, function: ast.FunctionDef, owner: ast.ClassDef | None) -> bool:
+    """Whether the file's code has the name, but for its definitions, for what those do with it (they run only if
+    something else calls one of them), and for ``self.name`` in another class with a method of that name.
+
+    A docstring or a comment calls nothing; a text that is the name alone, or part of an option's, may.
+    """
+    name = function.name
+    defined = [node for node, _ in source.survey.functions if node.name == name]
+    others = [
+        node for node, _ in source.survey.classes if owner is not None and node is not owner and _has_method(node, name)
+    ]
+    aside = [(node.lineno, node.end_lineno or 0) for node in defined]
+    theirs = [(node.lineno, node.end_lineno or 0) for node in others]
+    for node in ast.walk(source.tree):
+        if isinstance(node, ast.Attribute):
+            said, own = node.attr == name, isinstance(node.value, ast.Name) and node.value.id == "self"
+        elif isinstance(node, (ast.Name, ast.Constant)):
+            said, own = (node.id if isinstance(node, ast.Name) else node.value) == name, False
+        elif isinstance(node, (ast.alias, ast.keyword, ast.arg)):
+            said, own = name in ((node.name, node.asname) if isinstance(node, ast.alias) else (node.arg,)), False
+        else:
+            continue
+        if said and not _within(node.lineno, aside) and not (own and _within(node.lineno, theirs)):
+            return True
+    return False
+
+
+def _within(line: int, spans: list[tuple[int, int]]) -> bool:
+    return any(first <= line <= last for first, last in spans)
+
+
+def _has_method(node: ast.ClassDef, name: str) -> bool:
+    return any(isinstance(item, ast.FunctionDef) and item.name == name for item in node.body)
+
+
+def named_elsewhere(source: SourceFile, name: str, owner: ast.ClassDef | None = None) -> bool:
+    """Whether another file of the project has the word; so it may, if there is none and the file is no script.
+
+    A file with a function of its own of that name does not count for the method of a class ``owner`` that it does not
+    derive from, unless it reads the name off something that is not ``self``.
+    """
     root = _root(source.path)
     texts = _project_words(root)
     if texts is None:
         return bool(root) or not _is_script(source)
     mine = os.path.realpath(source.path)
-    return any(name in words for other, words in texts.items() if other != mine)
+    kind = owner.name if owner is not None else ""
+    return any(
+        name in words and not (kind and f"self.{name}" in words and kind not in words)
+        for other, words in texts.items()
+        if other != mine
+    )
 
 
 def _is_script(source: SourceFile) -> bool:
@@ -115,5 +159,24 @@ def _project_words(root: str) -> dict[str, frozenset[str]] | None:
                 text = Path(path).read_text(encoding="utf-8", errors="replace")
             except OSError:
                 continue
-            found[os.path.realpath(path)] = frozenset(re.findall(r"\w*(?:[iI]nit|reset_)\w*", text))
+            found[os.path.realpath(path)] = _words(text)
     return found if len(found) > 1 else None
+
+
+_WORD = re.compile(r"""((?<!\w)def |(?<!\w)self\.|\.|["']|(?<!\w))(\w*(?:[iI]nit|reset_)\w*)""")
+
+
+def _words(text: str) -> frozenset[str]:
+    """The words of a file that look like a function of init.
+
+    ``self.name`` beside ``name`` says that the file defines it, and otherwise reads it off ``self`` or has it
+    bare; then the classes that the file derives from are there, too.
+    """
+    found: dict[str, set[str]] = {}
+    for before, word in _WORD.findall(text):
+        found.setdefault(word, set()).add(before)
+    own = {f"self.{word}" for word, before in found.items() if "def " in before and not before & {".", '"', "'"}}
+    if not own:
+        return frozenset(found)
+    bases = re.findall(r"^[ \t]*class \w+\(([^)]*)\)", text, re.MULTILINE)
+    return frozenset((*found, *own, *re.findall(r"[A-Z]\w+", " ".join(bases))))

@@ -18,6 +18,7 @@ from initcheck.rules.writes import call_frame, call_location, call_node, counted
 if TYPE_CHECKING:
     from initcheck.init.structure import WeightUse
     from initcheck.source.file import SourceFile
+    from initcheck.source.survey import Place
     from initcheck.tracing.trace import Write
 
 CODE = "IC301"
@@ -31,6 +32,7 @@ _MATRIX_PRODUCTS = frozenset({"matmul", "mm", "addmm", "bmm", "baddbmm", "einsum
 # -- from the source: fan_in = layer.weight.size(0) ------------------------------------------------------------------
 
 _FAN_IN = re.compile(r"fan_?in", re.I)
+_INPUTS = re.compile(r"(?:num|n)_?in(?:puts?)?|(?:input|in)_?(?:size|dim|features)", re.I)
 
 
 def check_source(source: SourceFile) -> Iterator[Finding]:
@@ -38,16 +40,16 @@ def check_source(source: SourceFile) -> Iterator[Finding]:
     if not init_writes(source):
         return
     yield from _matrix_fans(source)
-    if _FAN_IN.search(source.text) is None:
+    if _FAN_IN.search(source.text) is None and _INPUTS.search(source.text) is None:
         return
-    for node, _ in source.survey.assigns:
-        if len(node.targets) != 1:
+    for node, place in source.survey.assigns:
+        weight = _first_size(node.value)
+        if weight is None or len(node.targets) != 1 or not _may_be_layer(source, weight):
             continue
         target = node.targets[0]
-        if not isinstance(target, ast.Name) or _FAN_IN.fullmatch(target.id) is None:
-            continue
-        weight = _first_size(node.value)
-        if weight is not None and _may_be_layer(source, weight):
+        if isinstance(target, ast.Name) and (
+            _FAN_IN.fullmatch(target.id) or (_INPUTS.fullmatch(target.id) and _is_written(source, weight, place))
+        ):
             yield finding(
                 CODE,
                 f"`{target.id} = {text_of(node.value)}` is the number of outputs: a layer's weight has the shape "
@@ -56,6 +58,12 @@ def check_source(source: SourceFile) -> Iterator[Finding]:
                 severity=Severity.WARNING,
                 suggestion=f"{target.id} = {ast.unparse(weight)}.size(1)",
             )
+
+
+def _is_written(source: SourceFile, weight: ast.expr, place: Place) -> bool:
+    """Whether the function that reads a weight's size initialises that weight: it does not size the next layer."""
+    key = ast.unparse(weight)
+    return any(w.key == key and w.functions[-1:] == place.functions[-1:] for w in init_writes(source))
 
 
 _SECOND_SIZE = re.compile(r"self\.\w+(?:\.data)?\.(?:size\(\)?\s*(?:\[1\]|1\))|shape\[(?:1|-1)\])")

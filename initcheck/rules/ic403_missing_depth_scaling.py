@@ -53,8 +53,9 @@ def check_model(context: ModelContext) -> Iterator[Finding]:
         return
     calls = _calls(context)
     scaled = [(call, base) for call in calls for base in calls if _is_scaled(call, base, len(branches))]
-    if scaled:
-        yield from _missed(context, branches, *scaled[0])
+    if scaled:  # the plain std may stand in several calls, that of the embeddings too
+        found = (list(_missed(context, branches, call, base)) for call, base in scaled)
+        yield from next(filter(None, found), [])
     elif len(branches) >= _TELL and any(op_of(node) == "embedding" for node in context.trace.graph.nodes):
         yield from _unscaled(context, branches, calls)
 

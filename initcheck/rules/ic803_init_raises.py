@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from initcheck.findings import Finding
 from initcheck.rules.base import finding
+from initcheck.rules.class_names import class_name_filter
 from initcheck.rules.source_index import (
     FAN_FUNCTIONS,
     InitWrite,
@@ -110,14 +111,58 @@ def _module_as_tensor(source: SourceFile, write: InitWrite) -> Iterator[Finding]
     if write.is_method:
         return
     types, _ = _layer_of(source, write, write.target)
-    if types:
+    if types or _is_used_as_module(source, write):
+        kind = f" ({' or '.join(types)})" if types else ""
         yield finding(
             CODE,
-            f"`{write.function}` is given the module `{write.key}` ({' or '.join(types)}), not one of its tensors: it "
-            "raises AttributeError",
+            f"`{write.function}` is given the module `{write.key}`{kind}, not one of its tensors: it raises "
+            "AttributeError",
             source.location(write.node),
             suggestion=f"{write.function}({write.key}.weight)",
         )
+
+
+_OF_MODULES = frozenset({"weight", "bias"})
+"""Attributes that no tensor has."""
+
+
+def _is_used_as_module(source: SourceFile, write: InitWrite) -> bool:
+    """Whether the variable that a call is given is a module by what stands beside it.
+
+    It is ``self`` of an ``nn.Module``; or it loops over layers of ``self``; or a statement of the same block, or of one
+    around it, reads its ``weight`` or ``bias``.
+    """
+    target, function = write.target, write.functions[-1] if write.functions else None
+    if not isinstance(target, ast.Name) or not isinstance(function, ast.FunctionDef):
+        return False
+    if target.id == "self":
+        return bool(write.classes) and any(
+            source.imports.resolve(b) == "torch.nn.Module" for b in write.classes[-1].bases
+        )
+    loops = [n for n in ast.walk(function) if isinstance(n, ast.For) and ast.unparse(n.target) == target.id]
+    stores = [n for n in ast.walk(function) if _is_variable(n, target.id) and isinstance(n.ctx, ast.Store)]  # type: ignore[attr-defined]
+    if len(stores) != len(loops):
+        return False  # bound to something else on the way
+    around = [loop for loop in loops if loop.lineno <= write.node.lineno <= (loop.end_lineno or 0)]
+    if len(around) == 1 and isinstance(around[0].iter, (ast.Tuple, ast.List)):
+        return all(_layer_of(source, write, item)[0] for item in around[0].iter.elts)
+    return any(
+        isinstance(node, ast.Attribute) and node.attr in _OF_MODULES and _is_variable(node.value, target.id)
+        for statement in _beside(source, write, function)
+        for node in ast.walk(statement)
+    )
+
+
+def _is_variable(node: ast.AST, name: str) -> bool:
+    return isinstance(node, ast.Name) and node.id == name
+
+
+def _beside(source: SourceFile, write: InitWrite, function: ast.FunctionDef) -> Iterator[ast.stmt]:
+    """The plain statements of the block that a call stands in, and of those around it."""
+    line = write.node.lineno
+    for block in source.survey.blocks:
+        if function.lineno < block[0].lineno <= line <= (block[-1].end_lineno or 0) <= (function.end_lineno or 0):
+            yield from (s for s in block if isinstance(s, (ast.Expr, ast.Assign, ast.AugAssign)))
 
 
 def _fan_of_vector(source: SourceFile, write: InitWrite) -> Iterator[Finding]:
@@ -180,9 +225,10 @@ def _wrappers(source: SourceFile, writes: tuple[InitWrite, ...]) -> Iterator[Fin
             continue
         if "hasattr" in "".join(ast.unparse(g.test) for g in write.guards):
             continue
-        word = _class_name_filter(guard.test)
-        if word is None or _inside_orelse(function, guard):
+        asked = class_name_filter(guard.test)
+        if asked is None or _inside_orelse(function, guard):
             continue
+        word = str(asked.value)
         caught = sorted(n for n, c in classes.items() if word in n and _lacks_weight(source, c, classes))
         if caught:
             seen.add(guard)
@@ -204,32 +250,6 @@ def _applied(source: SourceFile) -> set[str]:
         for node, _ in source.survey.calls
         if isinstance(node.func, ast.Attribute) and node.func.attr == "apply" and len(node.args) == 1
     }
-
-
-def _class_name_filter(test: ast.expr) -> str | None:
-    """``Conv`` for ``classname.find("Conv") != -1`` and ``"Conv" in m.__class__.__name__``; None for anything else."""
-    if not isinstance(test, ast.Compare) or len(test.ops) != 1:
-        return None
-    left, right = test.left, test.comparators[0]
-    if isinstance(test.ops[0], ast.In) and isinstance(left, ast.Constant) and isinstance(left.value, str):
-        return left.value if _is_class_name(right) else None
-    if (
-        isinstance(test.ops[0], (ast.NotEq, ast.GtE, ast.Gt))
-        and isinstance(left, ast.Call)
-        and isinstance(left.func, ast.Attribute)
-        and left.func.attr == "find"
-        and _is_class_name(left.func.value)
-        and len(left.args) == 1
-        and isinstance(left.args[0], ast.Constant)
-        and isinstance(left.args[0].value, str)
-    ):
-        return left.args[0].value
-    return None
-
-
-def _is_class_name(expression: ast.expr) -> bool:
-    text = ast.unparse(expression)
-    return text.endswith("__class__.__name__") or "__name__" in text or text.lower() in ("classname", "class_name")
 
 
 def _inside_orelse(function: ast.FunctionDef, guard: ast.If) -> bool:

@@ -125,8 +125,13 @@ _ODD = frozenset(
 _DEAD_AT_ZERO = frozenset(["relu", "relu6", "softshrink", "hardshrink", "threshold", "clamp_min", "square"])
 """Pointwise ops with f(0) = 0 and, as torch defines it, f'(0) = 0."""
 
+_POWERS = frozenset(["pow", "float_power"])
+
 _LIFTING = frozenset(["sigmoid", "hardsigmoid", "softplus", "logsigmoid", "cos", "exp"])
 """Pointwise ops with f(0) != 0."""
+
+_PARTS = frozenset(["__getitem__", "getitem", "select", "slice", "narrow", "chunk", "split", "unbind"])
+"""Ops that take a tensor apart."""
 
 _MAX_POOLS = frozenset(["max_pool1d", "max_pool2d", "max_pool3d", "adaptive_max_pool1d", "adaptive_max_pool2d"])
 _NORMS = frozenset(["batch_norm", "group_norm", "instance_norm", "layer_norm", "rms_norm"])
@@ -203,6 +208,7 @@ class _Run:
         self.zero_from: dict[torch.fx.Node, ParameterRecord] = {}
         """For a zero tensor: the zero parameter that makes it so."""
         self.backward: dict[torch.fx.Node, State] = {}
+        self.order = {node: index for index, node in enumerate(trace.graph.nodes)}
 
     def result(self) -> Symmetry:
         if not any(_is_constant(r) or r.equal_rows or r.equal_columns for r in self._matrices()):
@@ -315,6 +321,8 @@ class _Run:
         if op in _KEEPS or op in _ODD or op in _DEAD_AT_ZERO or op in _MAX_POOLS or op in _QUOTIENTS:
             self._inherit(node, first, inside)
             return inside
+        if op in _POWERS:
+            return self._power(node, inside)
         if op in _LIFTING:
             return EQUAL if inside is not GENERIC else GENERIC
         if op in _NORMS:
@@ -376,6 +384,13 @@ class _Run:
             self._inherit(node, node.args[0], ZERO)
         return max(states)
 
+    def _power(self, node: torch.fx.Node, inside: State) -> State:
+        """x ** n with a number n: 0 at zero if n is positive."""
+        if _exponent(node) > 0:
+            self._inherit(node, node.args[0], inside)
+            return inside
+        return GENERIC
+
     def _product(self, node: torch.fx.Node) -> State:
         states = [self._state_of(arg) for arg in node.args[:2]]
         if ZERO in states:
@@ -411,8 +426,10 @@ class _Run:
                 self._flow(first, self._through(weight, inside, delta))
         elif op in _KEEPS or op in _QUOTIENTS:
             self._flow_to_all(node, delta)
-        elif op in _DEAD_AT_ZERO and inside is ZERO:
+        elif inside is ZERO and (op in _DEAD_AT_ZERO or (op in _POWERS and _exponent(node) > 1)):
             self._flow(first, ZERO)
+        elif op in _POWERS and _exponent(node) > 0:
+            self._flow(first, delta if inside is EQUAL or delta is ZERO else GENERIC)
         elif op in _ODD or op in _DEAD_AT_ZERO or op in _LIFTING or op in _MAX_POOLS:
             self._flow(first, delta if inside is not GENERIC or delta is ZERO else GENERIC)
         elif op in _SUMS:
@@ -491,27 +508,35 @@ class _Run:
     def _readers(self, node: torch.fx.Node) -> list[tuple[torch.fx.Node, _Weight]]:
         """The weights that read the output, if nothing else does, and behind an activation or norm; else none.
 
-        Not so in a residual branch, a gate or a head, nor for one factor of a product of matrices.
+        The activation may be written out, ``x * sigmoid(x)``: sums, products and powers of the output and numbers. Not
+        so in a residual branch, a gate or a head, nor for one factor of a product of matrices.
         """
-        bent = _ODD | _DEAD_AT_ZERO | _NORMS | {"sigmoid", "softplus"}
-        queue = [(user, False) for user in node.users]
-        seen: set[tuple[torch.fx.Node, bool]] = set()
+        bent = _ODD | _DEAD_AT_ZERO | _LIFTING | _NORMS | _POWERS
+        nonlinear = {node: False}
+        parted: set[torch.fx.Node] = set()
         read: list[tuple[torch.fx.Node, _Weight]] = []
-        while queue:
-            user, nonlinear = queue.pop()
-            if (user, nonlinear) in seen:
-                continue
-            seen.add((user, nonlinear))
+        queue = [*node.users]
+        while queue:  # in order of execution, so that all of a node's operands come before it
+            user = min(queue, key=self.order.__getitem__)
+            queue = [other for other in queue if other is not user]
             op = _op(user)
             weight = self._weight(user) if op == "linear" or op in _CONVOLUTIONS or op in _MATMULS else None
+            inputs = [source for source in user.all_input_nodes if source in nonlinear]
             if weight is not None:
-                if not nonlinear:
+                if not all(nonlinear[source] for source in inputs):
                     return []
                 read.append((user, weight))
-            elif op in bent or op in _KEEPS or op in _MAX_POOLS or _is_scaling(user, op):
-                queue.extend((after, nonlinear or op in bent) for after in user.users)
-            else:
+                continue
+            mixes = (op in _PRODUCTS or op in _QUOTIENTS or op in _SUMS) and len(inputs) == len(user.all_input_nodes)
+            if not (op in bent or op in _KEEPS or op in _MAX_POOLS or mixes):
                 return []
+            if any(source in parted for source in inputs) or op in _PARTS:
+                if len(inputs) > 1:
+                    return []  # one part gates another
+                parted.add(user)
+            bends = op in bent or (mixes and op not in _SUMS and len(inputs) > 1)
+            nonlinear[user] = bends or any(nonlinear[source] for source in inputs)
+            queue.extend(after for after in user.users if after not in queue)
         return read
 
     def _products(self) -> Iterator[DeadProduct]:
@@ -556,9 +581,10 @@ class _Run:
         return False
 
 
-def _is_scaling(node: torch.fx.Node, op: str) -> bool:
-    """A product with, or a quotient by, a plain number."""
-    return (op in _PRODUCTS or op in _QUOTIENTS) and len(node.all_input_nodes) == 1
+def _exponent(node: torch.fx.Node) -> float:
+    """n of ``x ** n``; 0 if it is no number."""
+    given = _argument(node, "exponent", 1)
+    return float(given) if isinstance(given, (int, float)) else 0.0
 
 
 def _op(node: torch.fx.Node) -> str:

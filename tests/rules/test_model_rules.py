@@ -236,3 +236,18 @@ def test_stds_by_shape_are_no_depth_scaling(tmp_path: Path) -> None:
     """He's fan-out rule gives two kinds of layers stds in the ratio 1/sqrt(9), as nine branches would (mobilenetv5)."""
     text = BLOCKS.replace("2 * d", "9 * d").replace("std=0.06", "std=p.shape[0] ** -0.5").format(test="False")
     assert "IC403" not in {f.code for f in audit_text(text, tmp_path)}
+
+
+def test_embeddings_at_the_plain_std_do_not_hide_the_branch_ends(tmp_path: Path) -> None:
+    """The embedding comes first, by a call of its own at the same std as the layers (minGPT)."""
+    text = BLOCKS.replace(
+        "        super().__init__()\n            self.blocks",
+        "        super().__init__()\n            self.tokens = nn.Embedding(16, 32)\n            self.blocks",
+    ).replace(
+        "\n        def forward(self, x):\n            return self.head",
+        "            nn.init.normal_(self.tokens.weight, std=0.06)\n\n"
+        "        def forward(self, x):\n            return self.head",
+    )
+    assert text.count("self.tokens") == 2
+    found = audit_text(text.format(test="name.endswith('up.weight')"), tmp_path)
+    assert "IC403" in {f.code for f in found}

@@ -345,6 +345,87 @@ FOUND |= {
         """,
         [("IC108", 6)],
     ),
+    "IC108 layers by name, behind a strict load": (
+        """
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.fc = nn.Linear(4, 4)
+                self.load_state_dict(torch.load("weights.pt"))
+                self.init_weights()
+
+            def init_weights(self):
+                nn.init.orthogonal_(self.fc.weight)
+        """,
+        [("IC108", 6)],
+    ),
+    "IC105 a class name with a slip of the pen": (
+        """
+        def init(m):
+            classname = m.__class__.__name__
+            if classname.find("Cnov") != -1:
+                nn.init.orthogonal_(m.weight)
+            elif "BtachNorm" in classname:
+                nn.init.ones_(m.weight)
+        """,
+        [("IC105", 3), ("IC105", 5)],
+    ),
+    "IC106 a list that is filled later": (
+        """
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.apply(self._init)
+                self.blocks = nn.ModuleList()
+                for _ in range(4):
+                    block = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
+                    self.blocks.append(block)
+
+            def _init(self, m):
+                if isinstance(m, nn.Linear):
+                    nn.init.normal_(m.weight, std=0.02)
+        """,
+        [("IC106", 4)],
+    ),
+    "IC301 a number of inputs": (
+        """
+        def init(m):
+            num_input = m.weight.size(0)
+            nn.init.uniform_(m.weight, -1 / num_input, 1 / num_input)
+        """,
+        [("IC301", 2)],
+    ),
+    "IC803 a module, as the statement beside it shows": (
+        """
+        def init(m):
+            if "Norm" in m.__class__.__name__:
+                nn.init.normal_(m, 1.0, 0.02)
+                nn.init.zeros_(m.bias)
+        """,
+        [("IC803", 3)],
+    ),
+    "IC803 layers that a loop takes": (
+        """
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.a = nn.Linear(4, 4)
+                self.b = nn.Linear(4, 4)
+                for layer in (self.a, self.b):
+                    nn.init.orthogonal_(layer)
+        """,
+        [("IC803", 7)],
+    ),
+    "IC803 the module itself": (
+        """
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.bias = nn.Parameter(torch.zeros(4))
+                nn.init.zeros_(self)
+        """,
+        [("IC803", 5)],
+    ),
     "IC112 an argument that is never read": (
         """
         def init_linear(m, std=0.02):
@@ -648,6 +729,86 @@ QUIET = {
             nn.init.zeros_(new.b.weight)
             return new
         """,
+    "IC108 a new head behind a strict load": """
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.fc = nn.Linear(4, 4)
+                self.load_state_dict(torch.load("weights.pt"))
+                self.fc = nn.Linear(4, 9)
+                self.init_weights()
+
+            def init_weights(self):
+                nn.init.orthogonal_(self.fc.weight)
+        """,
+    "IC108 a load that may leave layers out": """
+        class Net(nn.Module):
+            def __init__(self, state):
+                super().__init__()
+                self.fc = nn.Linear(4, 4)
+                self.load_state_dict(state, strict=False)
+                self.init_weights()
+
+            def init_weights(self):
+                nn.init.orthogonal_(self.fc.weight)
+        """,
+    "IC108 a dictionary put together by hand": """
+        class Net(nn.Module):
+            def __init__(self, old):
+                super().__init__()
+                self.fc = nn.Linear(4, 4)
+                state = self.state_dict()
+                state.update(old)
+                self.load_state_dict(state)
+                self.init_weights()
+
+            def init_weights(self):
+                nn.init.orthogonal_(self.fc.weight)
+        """,
+    "IC105 class names of the user's own": """
+        class Convs(nn.Module):
+            pass
+
+        def init(m):
+            if m.__class__.__name__.find("Convs") != -1:
+                nn.init.orthogonal_(m.weight)
+            elif m.__class__.__name__.find("Linears") != -1:
+                nn.init.orthogonal_(m.weight)
+            elif "Gate" in m.__class__.__name__:
+                nn.init.ones_(m.weight)
+        """,
+    "IC106 a list that is filled in time, or initialised on its own": """
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.blocks = nn.ModuleList()
+                self.blocks.append(nn.Linear(4, 4))
+                self.apply(self._init)
+                self.more = nn.ModuleList()
+                self.more.append(nn.Linear(4, 4))
+                self.more.apply(self._init)
+
+            def _init(self, m):
+                if isinstance(m, nn.Linear):
+                    nn.init.normal_(m.weight, std=0.02)
+        """,
+    "IC301 the inputs of the next layer": """
+        def grow(first, second):
+            in_features = first.weight.size(0)
+            nn.init.normal_(second.weight, std=in_features**-0.5)
+        """,
+    "IC803 a tensor where the other branch has a module": """
+        def init(x):
+            if isinstance(x, nn.Module):
+                nn.init.zeros_(x.weight)
+            else:
+                nn.init.zeros_(x)
+        """,
+    "IC803 parameters that a loop takes": """
+        def init(net):
+            for x in (net.weight, net.bias):
+                nn.init.zeros_(x)
+        """,
 }
 
 
@@ -691,6 +852,16 @@ class Net(nn.Module):
 """
 
 
+OWN = """
+class Other({base}):
+    def __init__(self, net):
+        {use}
+
+    def init_weights(self):
+        pass
+"""
+
+
 @pytest.mark.parametrize(
     ("others", "script", "expected"),
     [
@@ -699,8 +870,26 @@ class Net(nn.Module):
         ({"README.md": "# a project\n", "train.py": "from net import Net\n"}, "", ["IC111"]),
         ({"README.md": "# a project\n", "sub/train.py": "from net import Net\nNet().init_weights()\n"}, "", []),
         ({"README.md": "call init_weights() first\n"}, "net = Net()\n", []),
+        ({}, '"""init_weights says it all"""\nnet = Net()\n', ["IC111"]),
+        ({}, UNCALLED.replace("Net", "Other") + "        self.init_weights()\nnet = Net()\n", ["IC111", "IC111"]),
+        ({}, "class Sub(Net):\n    def start(self):\n        self.init_weights()\nnet = Sub()\n", []),
+        ({"README.md": "", "b.py": OWN.format(base="Module", use="self.init_weights()")}, "", ["IC111"]),
+        ({"README.md": "", "b.py": OWN.format(base="Net", use="self.init_weights()")}, "", []),
+        ({"README.md": "", "b.py": OWN.format(base="Module", use="net.init_weights()")}, "", []),
     ],
-    ids=["lone file", "script", "project without a call", "called from another folder", "named in the README"],
+    ids=[
+        "lone file",
+        "script",
+        "project without a call",
+        "called from another folder",
+        "named in the README",
+        "named in a docstring",
+        "a class of its own name calls itself only",
+        "a subclass calls it",
+        "another file has its own",
+        "another file derives from it",
+        "another file calls it",
+    ],
 )
 def test_init_functions_are_looked_for_in_the_project(
     others: dict[str, str], script: str, expected: list[str], tmp_path: Path

@@ -207,3 +207,32 @@ def test_copies_really_stay_copies_and_random_units_do_not() -> None:
     weight = model[0].weight.detach()
     assert float((weight - weight[:1]).abs().max()) < 1e-5
     assert float(weight.std()) > 1e-3
+
+
+class WrittenGELU(nn.Module):
+    """The tanh approximation, written out."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 0.5 * x * (1.0 + torch.tanh(0.7978845608 * (x + 0.044715 * torch.pow(x, 3.0))))
+
+
+@pytest.mark.parametrize(("value", "code"), [(0.0, "IC701"), (0.02, "IC702")])
+def test_an_activation_that_is_written_out_hides_no_equal_units(value: float, code: str) -> None:
+    written = nn.Sequential(nn.Linear(32, 16), WrittenGELU(), nn.Linear(16, 16), WrittenGELU(), nn.Linear(16, 4))
+    own = nn.Sequential(nn.Linear(32, 16), nn.GELU(), nn.Linear(16, 16), nn.GELU(), nn.Linear(16, 4))
+    said = [[(f.code, f.severity, f.parameter) for f in audit(filled(m, value, (1,)), X)] for m in (written, own)]
+    assert said[0] == said[1]
+    assert [c for c, *_ in said[0]] == [code]
+
+
+def test_a_gate_of_two_halves_is_no_activation() -> None:
+    class Gated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc, self.out = nn.Linear(32, 16), nn.Linear(8, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            a, b = self.fc(x).chunk(2, -1)
+            return self.out(a * torch.sigmoid(b))
+
+    assert "IC702" not in {f.code for f in audit(filled(Gated(), 0.02, (0,), None), X)}
