@@ -34,7 +34,11 @@ class Harm:
 def signal_harm(
     model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], traced: Trace, predicted: Signal
 ) -> Harm:
-    """The verdict of ``rules.consequence`` on measured scales in place of predicted ones."""
+    """The verdict of ``rules.consequence`` on measured scales in place of predicted ones.
+
+    Without dropout, whose noise differs from sample to sample where nothing of the input is left.
+    """
+    model = _without_dropout(copy.deepcopy(model))
     try:
         real = measure_pass(model, args, kwargs, seeds=2)
     except MeasureError as error:
@@ -115,6 +119,13 @@ def unit_harm(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], 
         return _unit_harm(copy.deepcopy(model), args, kwargs, names)
 
 
+def _without_dropout(model: nn.Module) -> nn.Module:
+    for module in model.modules():
+        if isinstance(module, (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)):
+            module.p = 0.0
+    return model
+
+
 def _doubled(given: Any) -> Any:
     if isinstance(given, torch.Tensor):
         return given.double() if given.is_floating_point() else given
@@ -124,10 +135,7 @@ def _doubled(given: Any) -> Any:
 
 
 def _unit_harm(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], names: Sequence[str]) -> Harm:
-    model = model.train()
-    for module in model.modules():
-        if isinstance(module, (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)):
-            module.p = 0.0
+    model = _without_dropout(model.train())
     generator = torch.Generator().manual_seed(0)
     watched = {name: model.get_submodule(name).weight for name in names}
     transposed = {name for name in names if "Transpose" in type(model.get_submodule(name)).__name__}

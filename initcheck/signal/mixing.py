@@ -12,12 +12,17 @@ import functools
 import math
 
 import numpy as np
+import torch
 
 from initcheck.signal.kernel import Array, Kernel
 from initcheck.signal.value import Dims, Mixing, Value, settle
 
 PAIRS_LIMIT = 320
 """Every pair of positions is carried for at most so many."""
+
+
+_RESOLVED = 40.0
+"""Variance of the logits up to which the grid below resolves the steps of e^{-tX}."""
 
 
 @functools.lru_cache(maxsize=512)
@@ -37,12 +42,33 @@ def row_moments(keys: Array, variance: float) -> tuple[Array, Array, Array]:
     """E[sum_k p_k²], E[sum_k p_k³] and E[(sum_k p_k²)²] of softmax rows over n Gaussian logits of that variance.
 
     With X = e^x and S the sum of n of them, 1/S^m = int t^{m-1} e^{-tS} dt / (m-1)!, so that
-    E[sum p^m] = n/(m-1)! int t^{m-1} E[X^m e^{-tX}] E[e^{-tX}]^{n-1} dt. Rows as good as one-hot for a large variance.
+    E[sum p^m] = n/(m-1)! int t^{m-1} E[X^m e^{-tX}] E[e^{-tX}]^{n-1} dt. Rows of a large std s are one-hot but for ties
+    of the two largest logits, with p = sigmoid(gap): what lacks is a/s + b/s², with a = f_n int (1 - moment) dgap and
+    f_n the density of the gap at zero, and b from the largest variance that the grid resolves.
     """
     counts, where = np.unique(np.maximum(keys, 1.0), return_inverse=True)
-    rounded = 0.0 if variance < 1e-12 else float(f"{min(variance, 60.0):.3g}")
-    second, third, squared = _moments_at(counts.tobytes(), rounded)
-    return second[where], third[where], squared[where]
+    rounded = 0.0 if variance < 1e-12 else float(f"{min(variance, _RESOLVED):.3g}")
+    moments = _moments_at(counts.tobytes(), rounded)
+    if variance > _RESOLVED:
+        std, resolved = math.sqrt(variance), math.sqrt(_RESOLVED)
+        ties = [_closest(n) for n in counts]
+        leading = [np.multiply(ties, share) for share in (1.0, 1.5, 5 / 3)]  # int 2pq, 3pq, 4pq - 4p²q² over gaps > 0
+        moments = tuple(
+            1.0 - a / std - (1.0 - moment - a / resolved) * _RESOLVED / variance
+            for moment, a in zip(moments, leading, strict=True)
+        )
+    second, third, squared = (moment[where] for moment in moments)
+    return second, third, squared
+
+
+@functools.lru_cache(maxsize=512)
+def _closest(n: float) -> float:
+    """Density at zero of the gap between the two largest of n standard normals: n (n - 1) int phi² Phi^{n-2}."""
+    if n < 2.0:
+        return 0.0
+    x = np.linspace(-9.0, 9.0, 721)
+    below = 0.5 * (1.0 + torch.erf(torch.from_numpy(x) / math.sqrt(2.0)).numpy())
+    return float(n * (n - 1) * (np.exp(-x * x) / (2 * math.pi) * below ** (n - 2)).sum() * (x[1] - x[0]))
 
 
 @functools.lru_cache(maxsize=256)

@@ -16,7 +16,9 @@ from initcheck.signal.mixing import (
     unmix,
     unmixed_pairs,
 )
+from initcheck.signal.propagate import propagate
 from initcheck.signal.value import Atom, Mixing, Value
+from initcheck.tracing.ladder import trace
 
 
 @pytest.mark.parametrize(("keys", "variance"), [(2, 1.0), (16, 0.25), (64, 1.0), (64, 6.0), (400, 1.0)])
@@ -30,6 +32,17 @@ def test_moments_of_rows(keys: int, variance: float) -> None:
     centred = p * (a - (p * a).sum(1, keepdim=True))
     expected = float(centred.square().sum(1).mean())
     assert centred_square(np.array([float(keys)]), variance)[0] == pytest.approx(expected, rel=0.04)
+
+
+@pytest.mark.parametrize(("keys", "variance"), [(2, 60.0), (8, 200.0), (32, 2500.0), (32, 250000.0)])
+def test_rows_of_large_logits_are_one_hot_but_for_ties(keys: int, variance: float) -> None:
+    torch.manual_seed(0)
+    p = torch.softmax(torch.randn(200000, keys).double() * variance**0.5, 1)
+    second, third, squared = ((p**2).sum(1), (p**3).sum(1), (p**2).sum(1).square())
+    expected = [1 - float(m.mean()) for m in (second, third, squared)]
+    assert [1 - m[0] for m in row_moments(np.array([float(keys)]), variance)] == pytest.approx(expected, rel=0.06)
+    centred = float((second - 2 * third + squared).mean())
+    assert centred_square(np.array([float(keys)]), variance)[0] == pytest.approx(centred, rel=0.08)
 
 
 def test_equal_logits_make_equal_weights() -> None:
@@ -87,3 +100,27 @@ def test_queries_with_something_in_common_add_up_in_the_keys() -> None:
     assert to_k.same * per_channel == pytest.approx(float(k.grad.square().mean()), rel=0.1)
     pairs = (q.grad.sum(1).square().mean() - q.grad.square().sum(1).mean()) / (queries * (queries - 1))
     assert to_q.far * per_channel == pytest.approx(float(pairs), rel=0.1)
+
+
+@pytest.mark.parametrize("std", [0.1, 3.0, 30.0])
+def test_gradients_through_a_written_softmax(std: float) -> None:
+    """One-hot rows let a gradient through where two logits tie, and there only."""
+    torch.manual_seed(0)
+    x = (torch.randn(512, 8, 16) * std).requires_grad_()
+    cotangent = torch.randn(512, 8, 16)
+    (x.softmax(-1) * cotangent).sum().backward()
+    assert x.grad is not None
+    traced = trace(_Rows(std), (torch.randn(512, 8, 16),), {})
+    signal = propagate(traced)
+    node = next(n for n in traced.graph.nodes if n.meta.get("op") == "softmax")
+    predicted = (signal.backward[node.args[0]].std / signal.backward[node].std) ** 2
+    assert predicted == pytest.approx(float(x.grad.square().mean()), rel=0.15)
+
+
+class _Rows(torch.nn.Module):
+    def __init__(self, std: float) -> None:
+        super().__init__()
+        self.std = std
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (x * self.std).softmax(-1)

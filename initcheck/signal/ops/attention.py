@@ -11,7 +11,7 @@ import torch.fx
 
 from initcheck.signal.gradient import Gradient
 from initcheck.signal.kernel import Array, Kernel
-from initcheck.signal.mixing import concentration, mix, seen_by_query, to_scores, unmix
+from initcheck.signal.mixing import centred_square, concentration, mix, seen_by_query, to_scores, unmix
 from initcheck.signal.ops.joining import mixture
 from initcheck.signal.ops.linear import Weights, contract, uncontract
 from initcheck.signal.products import (
@@ -30,7 +30,7 @@ from initcheck.signal.value import MASKED, Atom, Dim, Dims, Mixing, Value, settl
 class Softmax(Rule):
     """softmax over keys: mean 1/n, E[p²] = E[sum p²]/n. Only the part of the logits that varies along the keys counts.
 
-    Backward: dx = p (g - sum_k p_k g_k).
+    Backward: dx = p (g - sum_k p_k g_k), for independent g E[sum dx²] = E[sum p² (1 - 2p) + (sum p²)²] E[g²].
     """
 
     ops: tuple[str, ...] = ("softmax", "log_softmax", "softmin")
@@ -51,6 +51,7 @@ class Softmax(Rule):
             return Value(x.dims, level, Kernel(inner, 0.0, k.cross, k.sample), approximate=x.approximate).settled()
         keys = x.kept if x.kept is not None and x.kept.size else np.array([float(max(n, 1))])
         square = float(concentration(keys, inner).mean())
+        call.memo["centred"] = float(centred_square(keys, inner).mean())
         # other queries, other samples: what they share of the logits
         shared = max(min(k.cross - k.sample, inner), 0.0) if roles == {"P"} else max(k.sample, 0.0)
         smaller = float(np.mean(1.0 / np.maximum(keys, 1.0)))
@@ -76,7 +77,7 @@ class Softmax(Rule):
         mixing = call.out.mixing
         spread = g.same - (g.far if call.memo["roles"] == {"P"} else 0.0)
         square = mixing.square
-        same = square / n * max(spread, 0.0) * max(1 - square, 1e-6)
+        same = call.memo["centred"] / n * max(spread, 0.0)
         relative = same / g.same if g.same > 0 else 0.0
         k = Kernel(same, 0.0, g.cross * relative * mixing.overlap / square, 0.0)
         yield call.node_of("input"), Gradient.fresh(settle(k, x.dims))
