@@ -48,7 +48,7 @@ def row_moments(keys: Array, variance: float) -> tuple[Array, Array, Array]:
     """
     counts, where = np.unique(np.maximum(keys, 1.0), return_inverse=True)
     rounded = 0.0 if variance < 1e-12 else float(f"{min(variance, _RESOLVED):.3g}")
-    moments = _moments_at(counts.tobytes(), rounded)
+    moments: tuple[Array, ...] = _moments_at(counts.tobytes(), rounded)
     if variance > _RESOLVED:
         std, resolved = math.sqrt(variance), math.sqrt(_RESOLVED)
         ties = [_closest(n) for n in counts]
