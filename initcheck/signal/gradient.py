@@ -60,9 +60,10 @@ class Term:
 class Gradient:
     """All terms that reached a tensor.
 
-    ``parts``: for a concatenation of unlike parts, the gradient of each. ``weight_bias``: a factor of the second moment
-    that holds for this tensor but not beyond the weights that made it (E[1/sum w²] there, E[w²/sum w²] = 1/n beyond).
-    ``per_channel``: each channel was divided by its own std, so that the size of its weights does not show in it.
+    ``parts``: for a concatenation of unlike parts, the gradient of each, which may be a concatenation itself.
+    ``weight_bias``: a factor of the second moment that holds for this tensor but not beyond the weights that made it
+    (E[1/sum w²] there, E[w²/sum w²] = 1/n beyond). ``per_channel``: each channel was divided by its own std, so that
+    the size of its weights does not show in it.
     ``unbounded``: by one weight alone, E[1/w²]: beyond the weight all is as usual, here the mean square is no number.
     """
 
@@ -108,14 +109,11 @@ class Gradient:
     def beside(self, other: Gradient) -> Gradient:
         """The sum of what two uses of a tensor send back; parts of a concatenation are added one by one."""
         count = max(len(self.parts), len(other.parts))
-        parts: list[Gradient] = []
-        for mine, theirs in zip(self.parts or (self,) * count, other.parts or (other,) * count, strict=False):
-            part = Gradient(dict(mine.terms))
-            part.merge(theirs)
-            parts.append(part)
+        pairs = zip(self.parts or (self,) * count, other.parts or (other,) * count, strict=False)
         whole = Gradient(dict(self.terms))
         whole.merge(other)
-        whole.parts, whole.unbounded = tuple(parts), self.unbounded or other.unbounded
+        whole.parts = tuple(mine.beside(theirs) for mine, theirs in pairs)
+        whole.unbounded = self.unbounded or other.unbounded
         return whole
 
     def total(self) -> Kernel:

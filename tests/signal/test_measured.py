@@ -64,6 +64,31 @@ def inception() -> nn.Module:
     return nn.Sequential(unit(16, 64), Inception(64), Inception(64), nn.Flatten(), nn.Linear(64 * 64, 64))
 
 
+class DualPath(nn.Module):
+    """Some channels go on as a residual stream, which grows, the others side by side with new ones."""
+
+    def __init__(self, residual: int, dense: int, more: int) -> None:
+        super().__init__()
+        self.residual = residual
+        self.norm, self.conv = nn.BatchNorm2d(residual + dense), nn.Conv2d(residual + dense, residual + more, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        new = self.conv(torch.relu(self.norm(x)))
+        stream = x[:, : self.residual] + 6.0 * new[:, : self.residual]
+        return torch.cat([stream, x[:, self.residual :], new[:, self.residual :]], 1)
+
+
+def dual_paths() -> nn.Module:
+    blocks = [DualPath(96, 32 * (1 + i), 32) for i in range(6)]
+    return nn.Sequential(nn.Conv2d(16, 128, 1), *blocks, nn.BatchNorm2d(320), nn.ReLU(), nn.Conv2d(320, 64, 1))
+
+
+def pooled_silu() -> nn.Module:
+    """The largest of several SiLUs: it does not rise throughout, but nearly."""
+    first = nn.Sequential(nn.Conv2d(16, 64, 3, padding=1), nn.BatchNorm2d(64), nn.SiLU(), nn.MaxPool2d(3, 2, 1))
+    return nn.Sequential(first, unit(64, 64), nn.Conv2d(64, 64, 1))
+
+
 def pooled_head() -> nn.Module:
     """One input wins several windows, whose gradients are alike behind the mean over all positions."""
     pool = nn.MaxPool2d(3, stride=1, padding=1)
@@ -298,6 +323,8 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "plain-cnn": (plain_cnn, (8, 8, 32, 32)),
     "residual": (residual, (8, 64, 8, 8)),
     "inception": (inception, (8, 16, 8, 8)),
+    "dual-paths": (dual_paths, (8, 16, 8, 8)),
+    "pooled-silu": (pooled_silu, (8, 16, 16, 16)),
     "pooled-head": (pooled_head, (8, 16, 7, 7)),
     "blurred": (blurred, (8, 16, 24, 24)),
     "gated": (gated, (8, 16, 8, 8)),

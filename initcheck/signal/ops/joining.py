@@ -46,6 +46,14 @@ def mixed_shape(parts: Sequence[tuple[float, Value]], normalised: bool = False) 
     return sum_shape([quantiles(values, weights)], 0.0) if np.ptp(values) > 0 else None
 
 
+def leaves(value: Value) -> list[tuple[float, Value]]:
+    """The parts of a concatenation, those of parts that are concatenations in their place; [] for any other value."""
+    result = []
+    for share, part in value.parts:
+        result.extend([(share * inner, leaf) for inner, leaf in leaves(part)] or [(share, part)])
+    return result
+
+
 @register
 class Concatenate(Rule):
     """cat/stack: a mixture of its parts; each gets its own slice of the gradient."""
@@ -120,7 +128,9 @@ class Concatenate(Rule):
         parts = self._parts(call)
         if gradient.parts and len(gradient.parts) == len(parts):
             for (node, value), own in zip(parts, gradient.parts, strict=True):
-                yield node, own.mapped(functools.partial(settle, dims=value.dims))
+                flow = own.mapped(functools.partial(settle, dims=value.dims))
+                flow.parts = own.parts
+                yield node, flow
             return
         kernel = gradient.collapsed().without_local()
         dims = call.out.dims

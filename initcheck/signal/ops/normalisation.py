@@ -11,7 +11,7 @@ import torch
 from initcheck.signal.gradient import Gradient, Term
 from initcheck.signal.grid import nodes
 from initcheck.signal.kernel import Array, Kernel
-from initcheck.signal.ops.joining import mixed_shape
+from initcheck.signal.ops.joining import leaves, mixed_shape
 from initcheck.signal.reduce import inverse_bias
 from initcheck.signal.rule import Call, Flow, Result, Rule, Unknown, register
 from initcheck.signal.shape import SHARES, matched, product_quantiles, quantiles, sum_shape
@@ -132,7 +132,7 @@ class BatchNorm(Normalisation):
         mean, k, _ = affine(call, k, mean)
         call.memo["inverse"] = inverse
         by_part = x.parts and self._batch(call)
-        shape = mixed_shape(x.parts, normalised=True) if by_part else shape_of_input(x, call)
+        shape = mixed_shape(leaves(x), normalised=True) if by_part else shape_of_input(x, call)
         result = Value(x.dims, mean, k, approximate=x.approximate, shape_on_grid=shape).settled()
         result.zero_sum = x.iid
         result.echo = self._echo(call, x)
@@ -150,14 +150,25 @@ class BatchNorm(Normalisation):
 
     def _by_part(self, call: Call, x: Value, eps: float) -> Kernel:
         """Channels of a concatenation: each is divided by the std of its own part."""
-        total, inverses = Kernel.constant(0.0), []
-        for share, part in x.parts:
+        total = Kernel.constant(0.0)
+        for share, part in leaves(x):
             average = part.covariance.mean_over(x.count("S"), x.positions)
-            inverse = 1 / math.sqrt(max(part.covariance.same - average, 0.0) + eps)
             total = total + divided(part.covariance, average, eps) * share
-            inverses.append(inverse)
-        call.memo["inverses"] = inverses
         return total
+
+    def _to_parts(self, x: Value, kernel: Kernel, inverse: float, eps: float) -> tuple[float, tuple[Gradient, ...]]:
+        """The gradient of each part of ``x``, of which ``kernel`` is that at std 1/``inverse``; E[1/s²] inverse^-2."""
+        average, gradients = 0.0, []
+        for share, part in x.parts:
+            ratio, inner = self._to_parts(part, kernel, inverse, eps)
+            if not inner:
+                mean = part.covariance.mean_over(x.count("S"), x.positions)
+                ratio = 1.0 / ((max(part.covariance.same - mean, 0.0) + eps) * inverse**2)
+            gradient = Gradient.fresh(settle(kernel * ratio, x.dims))
+            gradient.parts = inner
+            gradients.append(gradient)
+            average += share * ratio
+        return average, tuple(gradients)
 
     def backward(self, call: Call, gradient: Gradient) -> Flow:
         x = channelled(call.value("input"))
@@ -184,8 +195,10 @@ class BatchNorm(Normalisation):
             gamma, share = call.optional("weight"), 0.0
             second = gamma.mean**2 + gamma.variance if gamma else 1.0
             kernel, weight_bias, square, unlike = gradient.total() * (second * inverse**2), 1.0, None, None
-        ratios = [(own / inverse) ** 2 for own in call.memo.get("inverses", ())]
-        average_ratio = sum(s * ratio for (s, _), ratio in zip(x.parts, ratios, strict=True)) if ratios else 1.0
+        average_ratio = 1.0
+        parts: tuple[Gradient, ...] = ()
+        if x.parts and self._batch(call):
+            average_ratio, parts = self._to_parts(x, kernel, inverse, float(call.plain("eps", 1e-5)))
         whole = settle(kernel * average_ratio, x.dims)
         flow = Gradient.fresh(whole) if square is None else sloped(whole, square, call.out, x)
         if unlike is not None:
@@ -193,7 +206,7 @@ class BatchNorm(Normalisation):
         flow.weight_bias, flow.per_channel = weight_bias, True
         # one weight per channel is divided out, sign(w) apart: dL/d(w x) goes as 1/|w|, and dL/dx does not know |w|
         flow.unbounded = x.fluctuation - x.inherited > 1.0 and share > 0.5
-        flow.parts = tuple(Gradient.fresh(settle(kernel * ratio, x.dims)) for ratio in ratios)
+        flow.parts = parts
         yield call.node_of("input"), flow
 
 

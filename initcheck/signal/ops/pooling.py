@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from initcheck.signal.gradient import Gradient, Term
+from initcheck.signal.grid import nodes
 from initcheck.signal.kernel import Array, Kernel, Profile
 from initcheck.signal.ops.joining import mixture
 from initcheck.signal.ops.linear import (
@@ -25,7 +26,7 @@ from initcheck.signal.ops.linear import (
 )
 from initcheck.signal.resolved import Axis, Resolved
 from initcheck.signal.rule import Call, Flow, Result, Rule, register
-from initcheck.signal.shape import straightened
+from initcheck.signal.shape import copula, normal_cdf, straightened
 from initcheck.signal.smoothing import Smoother, smoothed, smoothed_profile
 from initcheck.signal.value import Source, Value, settle
 
@@ -153,9 +154,9 @@ class Maximum(Pooling):
     The outer variables (v_c, v_s, what the window shares) stay, the inner one is an order statistic.
 
     With u = outer + sqrt(v) e and a monotone expression f, max f(u) = f(max u), and max e has the density
-    m Phi(e)^(m-1) phi(e). Non-monotone expressions and non-expressions are treated as Gaussian. Backward: only the
-    winner gets the gradient, so that its slope is that of a typical *maximum*. The channels of a concatenation are
-    pooled part by part, each on its own source.
+    m Phi(e)^(m-1) phi(e). An expression that does not rise throughout (SiLU) counts as the rising function of the same
+    distribution. Backward: only the winner gets the gradient, so that its slope is that of a typical *maximum*. The
+    channels of a concatenation are pooled part by part, each on its own source.
     """
 
     def forward(self, call: Call) -> Result:
@@ -173,7 +174,7 @@ class Maximum(Pooling):
         """The result for one population of channels."""
         axes = len(windows)
         taps = math.prod(w.spread(None).mean for w in windows)
-        source, values = monotone(x)
+        source, values = rising(x)
         best = order_statistic(source.correlation, windows, taps)
         f = np.interp(best.points, source.at.z, values)
         best.expand(f)
@@ -212,7 +213,7 @@ class Maximum(Pooling):
     def _won(self, call: Call, x: Value, gradient: Gradient, windows: tuple[Window, ...]) -> Gradient:
         """The gradient of one population of channels."""
         kernel = gradient.collapsed()
-        source, _ = monotone(x)
+        source, values = rising(x)
         inputs = math.prod(w.size for w in windows)
         outputs = math.prod(w.outputs for w in windows)
         density = winner_density(source.correlation, call.memo["taps"], source.at.z)
@@ -221,14 +222,15 @@ class Maximum(Pooling):
         share = outputs / inputs
         same = max(kernel.same + won_together(windows, kernel), 0.0)
         k = Kernel(same * share, kernel.far * share**2, kernel.cross * share**2, kernel.sample * share**2)
-        value = x
-        slope = torch.from_numpy(np.sqrt(density))
         mean_slope = float(source.at.weights @ np.sqrt(density))
+        own, grid = x.own_source(), x.own_grid().double().numpy()
+        if own is not source:  # each element has the chance of its rank
+            density = np.interp(np.interp(grid, values, source.at.z), source.at.z, density)
         # each window has a winner, wherever it lies
-        profile, level = straightened((), value.own_source().profile(np.sqrt(density)))
+        profile, level = straightened((), own.profile(np.sqrt(density)))
         shared = level / mean_slope**2
         k = Kernel(k.same * level, k.far / mean_slope**2, k.cross * shared, k.sample / mean_slope**2, None, profile)
-        return Gradient.of(Term(settle(k, x.dims), slope, value.own_source()))
+        return Gradient.of(Term(settle(k, x.dims), torch.from_numpy(np.sqrt(density)), own))
 
 
 @register
@@ -298,15 +300,21 @@ def pooled_profiles(windows: tuple[Window, ...], x: Value) -> Profile:
     return tuple(None if p is None else w.spread(p).profile for w, p in zip(windows, axes, strict=True))
 
 
-def monotone(x: Value) -> tuple[Source, Array]:
-    """The source and grid values of ``x`` if they rise monotonically, else of a Gaussian with its moments."""
+def rising(x: Value) -> tuple[Source, Array]:
+    """A source on which the values of ``x`` rise: its own, or the normal variable of their ranks."""
     source, grid = x.own_source(), x.own_grid()
     values = grid.detach().double().numpy()
     if np.all(np.diff(values) >= -1e-12):
         return source, values
-    blank = x.fresh()
-    source = blank.own_source()
-    return source, blank.own_grid().numpy()
+    order = np.argsort(values, kind="stable")
+    weights = source.at.weights[order]
+    ranks = np.cumsum(weights) - 0.5 * weights
+    at = nodes(0)
+    values = np.interp(normal_cdf(at.z), ranks, values[order])
+    centred = values - at.weights @ values
+    shape = centred / math.sqrt(float(at.weights @ centred**2))
+    correlation = copula(shape, x.covariance.flat() * (1.0 / x.variance))
+    return Source(torch.from_numpy(values), at, correlation), values
 
 
 def maximum_by_position(

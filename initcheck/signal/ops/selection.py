@@ -10,6 +10,7 @@ import numpy as np
 import torch
 import torch.fx
 
+from initcheck.signal.channel_parts import channel_range, chosen_channels, to_parts
 from initcheck.signal.gradient import Gradient
 from initcheck.signal.kernel import Array, Kernel, Profile
 from initcheck.signal.ops.joining import part_of
@@ -179,6 +180,9 @@ class GetItem(Rule):
         return self._sliced(value, items, call.shape)
 
     def _sliced(self, value: Value, items: tuple[Any, ...], shape: tuple[int, ...]) -> Value:
+        channels = channel_range(value, items)
+        if channels is not None:
+            return chosen_channels(value, channels)
         dims: list[Dim] = []
         position = 0
         explicit = sum(i is not None and i is not Ellipsis for i in items)
@@ -237,8 +241,12 @@ class GetItem(Rule):
             yield source, gradient.mapped(lambda k: settle(k, value.dims))
             return
         index = call.raw("index")
-        chosen = chosen_positions(value, index if isinstance(index, tuple) else (index,))
-        yield source, Gradient.fresh(put_back(gradient.collapsed(), value, call.out, chosen))
+        items = index if isinstance(index, tuple) else (index,)
+        flow = Gradient.fresh(put_back(gradient.collapsed(), value, call.out, chosen_positions(value, items)))
+        channels = channel_range(value, items)
+        if channels is not None:
+            flow.parts = to_parts(value, channels, gradient)
+        yield source, flow
 
 
 Chosen = tuple[int, "Array"] | None
