@@ -6,7 +6,7 @@ import contextlib
 import gc
 from collections.abc import Iterator
 
-_RARELY = 100_000
+_RARELY = 1_000_000
 
 
 @contextlib.contextmanager
@@ -23,7 +23,7 @@ def collector_paused() -> Iterator[None]:
 
 @contextlib.contextmanager
 def collector_slowed() -> Iterator[None]:
-    """Rare collections inside the block, for one that runs long: where they are on, only every 100,000 objects."""
+    """Rare collections inside the block, for one that runs long: where they are on, only every million objects."""
     before = gc.get_threshold()
     gc.set_threshold(max(before[0], _RARELY) if before[0] else 0, *before[1:])
     try:

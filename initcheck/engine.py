@@ -122,15 +122,16 @@ def _files(paths: Sequence[str | Path], config: Config, errors: list[str]) -> It
             continue
         path = Path(given)
         if path.is_dir():
-            found = [p for p in _walk(path, config) if p.resolve() not in seen]
+            found = list(_walk(path, config))
         elif path.exists():
             found = [] if config.force_exclude and config.excludes(path) else [path]
         else:
             errors.append(f"{given}: no such file or folder")
             continue
         for file in found:
-            if file.resolve() not in seen:
-                seen.add(file.resolve())
+            real = file.resolve()
+            if real not in seen:
+                seen.add(real)
                 yield str(file)
 
 

@@ -12,7 +12,6 @@ from initcheck.fix.leftovers import leftovers
 from initcheck.fix.naming import Names
 from initcheck.fix.target import Target, find_target, targets
 from initcheck.source.file import SourceFile
-from initcheck.source.locate import classes
 
 
 @dataclass(slots=True)
@@ -86,7 +85,7 @@ def make_plan(source: SourceFile, edits: Iterable[Edit]) -> Plan:
         if isinstance(edit, Substitute):
             continue  # text, which needs no place to be found
         if isinstance(edit, InsertInit):
-            node = find_class(source.tree, edit)
+            node = find_class(source, edit)
             plan.insertions.setdefault(_start(source, node), []).append((node, edit))
             continue
         target = find_target(source, every, edit)
@@ -138,14 +137,14 @@ def edited_lines(source: SourceFile, edits: Iterable[Edit]) -> set[int]:
     return lines
 
 
-def find_class(source_tree: ast.Module, edit: InsertInit) -> ast.ClassDef:
+def find_class(source: SourceFile, edit: InsertInit) -> ast.ClassDef:
     """The class that the edit means: by its line if it stands there, else by its dotted or plain name.
 
     Raises:
         EditError: if the file has no such class.
     """
     wanted = edit.class_name.replace(".<locals>", "")
-    named = [(dotted, node) for dotted, node in classes(source_tree) if node.name == wanted.rpartition(".")[2]]
+    named = [(dotted, node) for dotted, node in source.classes if node.name == wanted.rpartition(".")[2]]
     for _, node in named:
         first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
         if first <= edit.location.line <= node.lineno:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from initcheck.findings import Finding, Fix, InitStatement, InsertInit, Location
 from initcheck.rules.base import ModelContext, finding
 from initcheck.rules.ic111_init_function_never_called import named_elsewhere
-from initcheck.rules.source_index import InitWrite, init_writes, narrowed_types
+from initcheck.rules.source_index import InitWrite, init_writes, narrowed_types, times_named
 
 if TYPE_CHECKING:
     from initcheck.source.file import SourceFile
@@ -22,6 +22,7 @@ _FACTORIES = frozenset({"torch.empty", "torch.Tensor", "torch.FloatTensor", "tor
 _PARAMETER = frozenset({"torch.nn.Parameter", "torch.nn.parameter.Parameter"})
 _LOADED = re.compile(r"load_state_dict|from_pretrained|load_checkpoint|safetensors|torch\.load")
 _LOOPS = frozenset({"parameters", "named_parameters", "modules", "named_modules", "children"})
+_LOOP_WORDS = tuple(re.compile(rf"\.\s*{word}\b") for word in sorted(_LOOPS))
 
 
 def _message(attribute: str, factory: str, held: str = "") -> str:
@@ -91,7 +92,7 @@ def _may_be_called(source: SourceFile, write: InitWrite) -> bool:
     method = write.functions[0] if write.functions else None
     if not isinstance(method, ast.FunctionDef) or method.name.startswith("__"):
         return True
-    return len(re.findall(rf"\b{method.name}\b", source.text)) > 1 or named_elsewhere(source, method.name)
+    return times_named(source, method.name) > 1 or named_elsewhere(source, method.name)
 
 
 def _made(record: ParameterRecord, context: ModelContext) -> tuple[Location, str]:
@@ -118,10 +119,8 @@ def _made(record: ParameterRecord, context: ModelContext) -> tuple[Location, str
 
 def check_source(source: SourceFile) -> Iterator[Finding]:
     """Only where it is certain: nothing in the file can write the parameter, or load it."""
-    if "Parameter(" not in source.text or _LOADED.search(source.text) is not None:
-        return
-    creations = list(_creations(source))
-    if not creations:
+    creations = list(_creations(source)) if "Parameter(" in source.text else []
+    if not creations or _LOADED.search(source.text) is not None:
         return
     written = touched(source, {attribute for _, attribute, _ in creations})
     for node, attribute, factory in creations:
@@ -138,7 +137,7 @@ def check_source(source: SourceFile) -> Iterator[Finding]:
 
 def _fix(source: SourceFile, where: Location, attribute: str) -> Fix | None:
     """A draw at the end of the constructor that makes the parameter."""
-    owners = [node for node, _ in source.survey.classes]
+    owners = [node for _, node in source.classes]
     around = [n for n in owners if where.path == source.path and n.lineno <= where.line <= (n.end_lineno or 0)]
     place = source.class_location(around[-1].name) if around else None
     if place is None:
@@ -149,7 +148,7 @@ def _fix(source: SourceFile, where: Location, attribute: str) -> Fix | None:
 
 def _creations(source: SourceFile) -> Iterator[tuple[ast.stmt, str, str]]:
     """``self.<attribute> = nn.Parameter(torch.empty(...))``, with the text of the factory's name."""
-    for node, _ in source.survey.assigns:
+    for node, _ in source.survey.near(*source.imports.mentions(("Parameter",))).assigns:
         if not isinstance(node.value, ast.Call):
             continue
         value = node.value
@@ -184,14 +183,17 @@ def _is_empty(source: SourceFile, call: ast.Call) -> bool:
 def touched(source: SourceFile, attributes: set[str]) -> set[str]:
     """Attributes that the file may write: assigned again, mutated, passed on, named in a string, looped over."""
     found: set[str] = set()
+    concerned = source.survey.functions_near(*_LOOP_WORDS, *(re.compile(attribute) for attribute in attributes))
     assigned: dict[tuple[str, str], int] = {}
-    stack: list[tuple[ast.AST, str, bool]] = [(source.tree, "", False)]
+    stack: list[tuple[ast.AST, str, bool, bool]] = [(source.tree, "", False, False)]
     while stack:
-        node, owner, forward = stack.pop()
+        node, owner, inside, forward = stack.pop()
         if isinstance(node, ast.ClassDef):
             owner = node.name
         elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-            forward = node.name == "forward"
+            if not inside and node not in concerned:
+                continue
+            forward, inside = node.name == "forward", True
         elif isinstance(node, ast.Attribute):
             if node.attr in attributes and not isinstance(node.ctx, ast.Load):
                 key = (owner, node.attr)
@@ -209,7 +211,7 @@ def touched(source: SourceFile, attributes: set[str]) -> set[str]:
         elif isinstance(node, ast.Call) and not forward and not _reads_only(source, node):
             for argument in [*node.args, *(k.value for k in node.keywords)]:
                 found |= _mentioned(argument, attributes)
-        stack.extend((child, owner, forward) for child in ast.iter_child_nodes(node))
+        stack.extend((child, owner, inside, forward) for child in ast.iter_child_nodes(node))
     return found | {attribute for (_, attribute), times in assigned.items() if times > 1}
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from initcheck.source.file import SourceFile
 
 CODE = "IC103"
+_APPLY = re.compile(r"\.apply\b")
 
 
 def check_source(source: SourceFile) -> Iterator[Finding]:
@@ -37,12 +38,12 @@ def _check(source: SourceFile, owner: ast.ClassDef, writes: list[InitWrite]) -> 
         first.setdefault(write.key, write)
     if not repeats:
         return
-    layers = layer_attributes(source).get(owner.name, {})
+    layers = layer_attributes(source, owner)
     inside = [w for w in init_writes(source) if owner in w.classes]
     touched = {w.key for w in inside}
     if any(
         owner in place.classes and isinstance(call.func, ast.Attribute) and call.func.attr == "apply"
-        for call, place in source.survey.calls
+        for call, place in source.survey.near(_APPLY).calls
     ):
         return
     for write in repeats:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from initcheck.findings import Finding
 from initcheck.rules.base import finding
 from initcheck.rules.source_index import init_writes
+from initcheck.source.statements import assignments
 
 if TYPE_CHECKING:
     from initcheck.source.file import SourceFile
@@ -55,7 +56,7 @@ def check_source(source: SourceFile) -> Iterator[Finding]:
 
 
 def _wrapped(source: SourceFile, owner: ast.ClassDef) -> Iterator[tuple[str, tuple[str, int]]]:
-    for node in source.survey.assigns_in(owner):
+    for node in assignments(owner):
         if not isinstance(node.value, ast.Call):
             continue
         wrapper = source.imports.resolve(node.value.func) or ""

@@ -26,18 +26,18 @@ _NEAR = 0.8
 
 # -- from the source: == with a tail that can be no full name ---------------------------------------------------------
 
-_SUSPECT = re.compile(r"""named_(?:parameters|modules)\b""")
-_EQUALS = re.compile(r"""==\s*["'][\w.]+["']|["'][\w.]+["']\s*==""")
+_SUSPECT = re.compile(r"named_(?:parameters|modules)\b")
+_LOOP = re.compile(r"\.named_(?:parameters|modules|children)\b")
 
 
 def check_source(source: SourceFile) -> Iterator[Finding]:
     """``name == "proj.weight"`` in a loop over the parameters of a class that has no attribute ``proj``; then class
     names with a slip of the pen."""
     yield from _misspelt_classes(source)
-    if _SUSPECT.search(source.text) is None or _EQUALS.search(source.text) is None:
+    if _SUSPECT.search(source.text) is None or "==" not in source.text:
         return
-    classes = {node.name: node for node, _ in source.survey.classes}
-    for loop, place in source.survey.loops:
+    classes = {node.name: node for _, node in source.classes}
+    for loop, place in source.survey.near(_LOOP).loops:
         variable = _name_variable(loop)
         if variable:
             owner = place.classes[-1].name if place.classes else ""

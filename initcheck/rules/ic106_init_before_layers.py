@@ -19,14 +19,15 @@ if TYPE_CHECKING:
 CODE = "IC106"
 
 _HINT = re.compile(r"\.apply\(|\.(?:named_)?(?:modules|children|parameters)\(\)")
+_LOOP = re.compile(r"\.(?:named_)?(?:modules|children|parameters)\b")
 _WALKS = frozenset({"modules", "named_modules", "children", "named_children", "parameters", "named_parameters"})
 _LAYERS = re.compile(r"Linear|Conv(?:Transpose)?[123]d|Embedding|Bilinear")
 
 
 def check_source(source: SourceFile) -> Iterator[Finding]:
     """Constructors in source order; then loops that return within their first pass."""
-    writes = init_writes(source) if _HINT.search(source.text) is not None else ()
-    if not writes:
+    writes = init_writes(source)
+    if not writes or _HINT.search(source.text) is None:
         return
     for node in source.tree.body:
         if isinstance(node, ast.ClassDef):
@@ -283,7 +284,7 @@ def _moved(source: SourceFile, constructor: ast.FunctionDef, statement: ast.stmt
 
 def _returns_early(source: SourceFile, function: ast.FunctionDef) -> Iterator[Finding]:
     """``return`` behind an init call in the body of a loop over the modules."""
-    for loop in (n for n, place in source.survey.loops if function in place.functions):
+    for loop in (n for n, place in source.survey.near(_LOOP).loops if function in place.functions):
         walk = loop.iter
         if not (isinstance(walk, ast.Call) and isinstance(walk.func, ast.Attribute) and walk.func.attr in _WALKS):
             continue

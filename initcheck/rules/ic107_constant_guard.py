@@ -15,16 +15,31 @@ if TYPE_CHECKING:
     from initcheck.source.file import SourceFile
 
 CODE = "IC107"
-_SUSPECT = re.compile(r"""["']\s+or\s+["'\w]|isinstance\(.*\)\s*or\s+[\w.]+\s*(?::|or\b)""")
+_SUSPECT = (
+    re.compile(r"""'\s+or\s+["'\w]"""),
+    re.compile(r""""\s+or\s+["'\w]"""),
+    re.compile(r"isinstance\(.*\)\s*or\s+[\w.]+\s*(?::|or\b)"),
+)
+"""Of which one matches in every file that has such a guard."""
+
+_OPERANDS = (
+    re.compile(r"'\s+or\b"),
+    re.compile(r'"\s+or\b'),
+    re.compile(r"""or\s+["']"""),
+    re.compile(r"isinstance\(.*\)\s*or\b"),
+    re.compile(r"or\s+isinstance\("),
+)
+"""Of which one matches in such a guard."""
 
 
 def check_source(source: SourceFile) -> Iterator[Finding]:
     """Guards of init code in which a bare string, or a class of layers, is an operand of ``or``."""
-    if _SUSPECT.search(source.text) is None:
+    if not any(pattern.search(source.text) for pattern in _SUSPECT):
         return
-    for node, _ in source.survey.ifs:
-        if isinstance(node.test, ast.BoolOp) and _initialises(node):
-            yield from _check(source, node)
+    for node, _ in source.survey.near(*_OPERANDS).ifs:
+        found = list(_check(source, node))
+        if found and _initialises(node):
+            yield from found
 
 
 def _initialises(guard: ast.If) -> bool:

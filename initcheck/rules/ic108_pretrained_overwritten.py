@@ -17,7 +17,13 @@ if TYPE_CHECKING:
 
 CODE = "IC108"
 
-_HINT = re.compile(r"load_state_dict|from_pretrained|pretrained\s*=\s*True|weights\s*=\s*[\"'A-Z]")
+_LOADS = (
+    re.compile(r"load_state_dict"),
+    re.compile(r"from_pretrained"),
+    re.compile(r"pretrained\s*=\s*True"),
+    re.compile(r"weights\s*=\s*[\"'A-Z]"),
+)
+"""Of which one matches in every statement that loads."""
 _INITIALISES = re.compile(
     r"_?(?:init|initiali[sz]e|reset)_?(?:all_)?(?:weights?|params?|parameters|model|net|layers?)?_?|weights?_init\w*",
     re.I,
@@ -30,21 +36,16 @@ def check_source(source: SourceFile) -> Iterator[Finding]:
 
     Behind a strict ``load_state_dict``, which leaves no parameter out, layers that a method names are enough.
     """
-    if _HINT.search(source.text) is None:
-        return
-    functions = {node.name: node for node, _ in source.survey.functions}
-    for block in source.survey.blocks:
-        yield from _check(source, block, functions)
+    for block in source.survey.near(*_LOADS).blocks if any(p.search(source.text) for p in _LOADS) else ():
+        yield from _check(source, block)
 
 
-def _check(
-    source: SourceFile, block: list[ast.stmt], functions: dict[str, ast.FunctionDef | ast.AsyncFunctionDef]
-) -> Iterator[Finding]:
+def _check(source: SourceFile, block: list[ast.stmt]) -> Iterator[Finding]:
     loaded: dict[str, int] = {}
     whole: dict[str, set[str]] = {}  # of which every parameter was loaded, and the attributes that were made since
     for statement in block:
-        lost = _initialised(source, statement, functions)
-        if not lost:
+        lost = _initialised(source, statement) if loaded else ""
+        if loaded and not lost:
             yield from _named(source, statement, loaded, whole)
         for name in list(loaded):
             if lost and (name == lost or name.startswith(f"{lost}.")):
@@ -125,7 +126,7 @@ def _method(source: SourceFile, name: str, line: int) -> ast.FunctionDef | ast.A
     """The method of that name: of the class around a line, or the only one of the file (line 0)."""
     found = [
         node
-        for node, place in source.survey.functions
+        for node, place in source.survey.whole.functions
         if node.name == name
         and place.classes
         and (not line or place.classes[-1].lineno <= line <= (place.classes[-1].end_lineno or 0))
@@ -158,9 +159,7 @@ def _loaded(statement: ast.stmt) -> str:
     return ""
 
 
-def _initialised(
-    source: SourceFile, statement: ast.stmt, functions: dict[str, ast.FunctionDef | ast.AsyncFunctionDef]
-) -> str:
+def _initialised(source: SourceFile, statement: ast.stmt) -> str:
     """What a statement initialises as a whole: ``x.apply(init)``, ``init_weights(x)``, a loop over ``x.modules()``."""
     if isinstance(statement, ast.For):
         walk = statement.iter
@@ -170,6 +169,7 @@ def _initialised(
     call = statement.value if isinstance(statement, ast.Expr) else None
     if not isinstance(call, ast.Call):
         return ""
+    functions = {node.name: node for node, _ in source.survey.whole.functions}
     if isinstance(call.func, ast.Attribute):
         if call.func.attr == "apply" and len(call.args) == 1:
             name = ast.unparse(call.args[0]).rpartition(".")[2]

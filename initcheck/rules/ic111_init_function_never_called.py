@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING
 
 from initcheck.findings import Finding, Location
 from initcheck.rules.base import finding
-from initcheck.rules.source_index import init_writes
+from initcheck.rules.source_index import init_writes, times_named
 
 if TYPE_CHECKING:
     from initcheck.source.file import SourceFile
 
 CODE = "IC111"
 
-_HINT = re.compile(r"def \w*init\w*\(", re.I)
 _NAME = re.compile(
     r"_?(?:init|initiali[sz]e)_?(?:all_)?(?:weights?|params?|parameters|layers?|model|net)_?|weights?_init\w*", re.I
 )
@@ -31,12 +30,8 @@ _READ = (".py", ".ipynb", ".yaml", ".yml", ".toml", ".json", ".cfg", ".md", ".rs
 
 def check_source(source: SourceFile) -> Iterator[Finding]:
     """Functions and methods by name, whose name occurs nowhere else in the project, nor in a text of it."""
-    if _HINT.search(source.text) is None:
-        return
     writes = init_writes(source)
-    if not writes:
-        return
-    for function, owner in _candidates(source):
+    for function, owner in _candidates(source) if writes else ():
         if not any(function.lineno <= w.node.lineno <= (function.end_lineno or 0) for w in writes):
             continue
         if _named_here(source, function, owner) or named_elsewhere(source, function.name, owner):
@@ -73,13 +68,14 @@ def _named_here(source: SourceFile, function: ast.FunctionDef, owner: ast.ClassD
     A docstring or a comment calls nothing; a text that is the name alone, or part of an option's, may.
     """
     name = function.name
-    defined = [node for node, _ in source.survey.functions if node.name == name]
-    others = [
-        node for node, _ in source.survey.classes if owner is not None and node is not owner and _has_method(node, name)
-    ]
+    word = re.compile(rf"{name}\b")
+    defined = [node for node, _ in source.survey.near(word).functions if node.name == name]
+    if times_named(source, name) == len(defined):
+        return False
+    others = [node for _, node in source.classes if owner is not None and node is not owner and _has_method(node, name)]
     aside = [(node.lineno, node.end_lineno or 0) for node in defined]
     theirs = [(node.lineno, node.end_lineno or 0) for node in others]
-    for node in ast.walk(source.tree):
+    for node in source.survey.nodes_near(word):
         if isinstance(node, ast.Attribute):
             said, own = node.attr == name, isinstance(node.value, ast.Name) and node.value.id == "self"
         elif isinstance(node, (ast.Name, ast.Constant)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from initcheck.findings import Finding, Fix, Substitute
@@ -22,13 +22,11 @@ _SCALES = frozenset(
 """Arguments that say how wide to draw."""
 
 _SCHEMES = re.compile(r"xavier|glorot|kaiming|he_?(?:normal|uniform|init)?|orthogonal|lecun|trunc|normal|uniform", re.I)
-_HINT = re.compile(r"std|gain|bound|w0|omega|init_scale|pass\b|\bc\b")
+_PASS = re.compile(r"pass(?<=[\s:]pass)\s*(?:[#;]|$)", re.M)
 
 
 def check_source(source: SourceFile) -> Iterator[Finding]:
     """Helpers first, then the functions that call them."""
-    if _HINT.search(source.text) is None:
-        return
     writes = init_writes(source)
     if not writes:
         return
@@ -41,9 +39,13 @@ def check_source(source: SourceFile) -> Iterator[Finding]:
             helpers[function.name] = function
             yield from _unused(source, function)
     if any(_SCALES.intersection(_parameters(helper)) for helper in helpers.values()):
-        for node, _ in source.survey.functions:
+        for node, _ in source.survey.near(*_named(helpers)).functions:
             if isinstance(node, ast.FunctionDef) and _SCALES.intersection(_parameters(node)):
                 yield from _not_passed_on(source, node, helpers)
+
+
+def _named(functions: Iterable[str]) -> tuple[re.Pattern[str], ...]:
+    return tuple(re.compile(rf"{name}\b") for name in functions)
 
 
 def _is_helper(function: ast.FunctionDef) -> bool:
@@ -84,7 +86,7 @@ def _not_passed_on(
 ) -> Iterator[Finding]:
     """A call of a helper that leaves the helper's default where the caller has an argument of the same name, unused."""
     own = set(_parameters(function))
-    for node, place in source.survey.calls:
+    for node, place in source.survey.near(*_named(helpers)).calls:
         if function not in place.functions:
             continue
         name = node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
@@ -126,7 +128,7 @@ def _not_passed_on(
 
 def _passes(source: SourceFile, function: ast.FunctionDef) -> Iterator[Finding]:
     """A branch for a named scheme that does nothing, in a chain whose other branches initialise."""
-    for node, place in source.survey.ifs:
+    for node, place in source.survey.near(_PASS).ifs:
         if len(node.body) != 1 or not isinstance(node.body[0], ast.Pass) or function not in place.functions:
             continue
         test = node.test

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 CODE = "IC113"
 
-_HINT = re.compile(r"\.(?:clone|double|half|bfloat16|repeat|tile)\(|\b(?:deepcopy|clone|tensor)\(|\[\[")
 _COPIES = frozenset({"clone", "repeat", "tile"})
 """Methods that give memory of their own."""
 
@@ -31,14 +30,17 @@ _FUNCTIONS = frozenset({"copy.deepcopy", "copy.copy", "torch.clone", "torch.tens
 
 def check_source(source: SourceFile) -> Iterator[Finding]:
     """Init calls that are statements of their own and whose target is made by something that copies."""
-    if _HINT.search(source.text) is None:
-        return
-    methods = _COPIES if _SETS_DTYPE.search(source.text) else _COPIES | _CONVERSIONS
     copies = {
         write.node: (write, copied)
         for write in init_writes(source)
-        if (copied := _copied(source, write.target, methods))
+        if (copied := _copied(source, write.target, _COPIES | _CONVERSIONS))
     }
+    if copies and _SETS_DTYPE.search(source.text) is not None:
+        copies = {
+            node: (write, copied)
+            for node, (write, _) in copies.items()
+            if (copied := _copied(source, write.target, _COPIES))
+        }
     if not copies:
         return
     for statement in ast.walk(source.tree):

@@ -14,11 +14,12 @@ from initcheck.rules.base import ModelContext, finding
 from initcheck.rules.scale import severity_at, structure_of
 from initcheck.rules.source_index import init_writes, text_of, without_data
 from initcheck.rules.writes import call_frame, call_location, call_node, counted, final_write
+from initcheck.source.statements import assignments
 
 if TYPE_CHECKING:
     from initcheck.init.structure import WeightUse
     from initcheck.source.file import SourceFile
-    from initcheck.source.survey import Place
+    from initcheck.source.scopes import Place
     from initcheck.tracing.trace import Write
 
 CODE = "IC301"
@@ -33,6 +34,7 @@ _MATRIX_PRODUCTS = frozenset({"matmul", "mm", "addmm", "bmm", "baddbmm", "einsum
 
 _FAN_IN = re.compile(r"fan_?in", re.I)
 _INPUTS = re.compile(r"(?:num|n)_?in(?:puts?)?|(?:input|in)_?(?:size|dim|features)", re.I)
+_SIZED = re.compile(r"weight(?:\s*\.\s*data)*\s*\.\s*(?:size|shape)\b")
 
 
 def check_source(source: SourceFile) -> Iterator[Finding]:
@@ -40,9 +42,7 @@ def check_source(source: SourceFile) -> Iterator[Finding]:
     if not init_writes(source):
         return
     yield from _matrix_fans(source)
-    if _FAN_IN.search(source.text) is None and _INPUTS.search(source.text) is None:
-        return
-    for node, place in source.survey.assigns:
+    for node, place in source.survey.near(_SIZED).assigns:
         weight = _first_size(node.value)
         if weight is None or len(node.targets) != 1 or not _may_be_layer(source, weight):
             continue
@@ -74,7 +74,7 @@ def _matrix_fans(source: SourceFile) -> Iterator[Finding]:
     """``1 / sqrt(self.weight.size(1))`` in a class that makes the weight (in, out) and computes ``x @ self.weight``."""
     if "sqrt" not in source.text or _SECOND_SIZE.search(source.text) is None:
         return
-    for owner, _ in source.survey.classes:
+    for _, owner in source.classes:
         matrices = {name for name, sizes in _parameter_sizes(source, owner) if sizes == 2}
         used = {name for name in matrices if _is_multiplied(source, owner, name)}
         for call in ast.walk(owner) if used else ():
@@ -99,7 +99,7 @@ def _matrix_fans(source: SourceFile) -> Iterator[Finding]:
 
 def _parameter_sizes(source: SourceFile, owner: ast.ClassDef) -> Iterator[tuple[str, int]]:
     """``self.<name> = nn.Parameter(torch.empty(a, b))``: the name and how many sizes are given."""
-    for node in source.survey.assigns_in(owner):
+    for node in assignments(owner):
         if not isinstance(node.value, ast.Call) or not node.value.args:
             continue
         made, target = node.value.args[0], node.targets[0]

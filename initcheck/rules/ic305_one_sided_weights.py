@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 CODE = "IC305"
 
 _PARAMETER = frozenset({"torch.nn.Parameter", "torch.nn.parameter.Parameter"})
+_DRAWS = ("rand", "rand_like")
 _RAND = frozenset({"torch.rand", "torch.rand_like"})
 _WEIGHT = re.compile(r"(?:.*_)?(?:weights?|kernel|theta|w)_?\d*", re.I)
 _SCALARS = re.compile(r"bias|gain|scale|gamma|beta|alpha|temperature|mask|prior", re.I)
@@ -40,7 +41,7 @@ def check_source(source: SourceFile) -> Iterator[Finding]:
     if not found:
         return
     written = touched(source, {name for _, name, _ in found})
-    classes = [node for node, _ in source.survey.classes]
+    classes = [node for _, node in source.classes]
     groups: dict[int, list[tuple[ast.Assign, str, ast.Call]]] = defaultdict(list)
     for creation in found:
         if creation[1] not in written:
@@ -52,7 +53,7 @@ def check_source(source: SourceFile) -> Iterator[Finding]:
 
 
 def _creations(source: SourceFile) -> Iterator[tuple[ast.Assign, str, ast.Call]]:
-    for node, _ in source.survey.assigns:
+    for node, _ in source.survey.near(*source.imports.mentions(_DRAWS)).assigns:
         if len(node.targets) != 1 or not isinstance(node.value, ast.Call):
             continue
         target, value = node.targets[0], node.value

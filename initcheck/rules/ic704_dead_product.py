@@ -30,15 +30,13 @@ _TWO_IN_A_ROW = re.compile(r"self\.\w+\s*\(\s*self\.\w+\s*\(")
 
 def check_source(source: SourceFile) -> Iterator[Finding]:
     """A class that zeroes one of two layers in a row, and code outside of it that zeroes the other of its objects."""
-    if "zero" not in source.text or _TWO_IN_A_ROW.search(source.text) is None:
-        return
     writes = init_writes(source)
     outside = [w for w in writes if _is_zero(w) and _path(w)[0] not in ("", "self")]
-    if not outside:
+    if not outside or _TWO_IN_A_ROW.search(source.text) is None:
         return
-    classes = {node.name: node for node, _ in source.survey.classes}
+    classes = {node.name: node for _, node in source.classes}
     for name, node in classes.items():
-        for first, second in _rows(source, name, node):
+        for first, second in _rows(source, node):
             final = _final(writes, node)
             for write in outside:
                 variable, layer = _path(write)
@@ -72,9 +70,9 @@ def _path(write: InitWrite) -> tuple[str, str]:
     return "", ""
 
 
-def _rows(source: SourceFile, name: str, node: ast.ClassDef) -> Iterator[tuple[str, str]]:
+def _rows(source: SourceFile, node: ast.ClassDef) -> Iterator[tuple[str, str]]:
     """(A, B) of ``self.B(self.A(x))`` in a class, both linear layers without a bias."""
-    layers = layer_attributes(source).get(name, {})
+    layers = layer_attributes(source, node)
     bare = {
         attribute
         for attribute, call in layers.items()
@@ -82,7 +80,7 @@ def _rows(source: SourceFile, name: str, node: ast.ClassDef) -> Iterator[tuple[s
         and any(k.arg == "bias" and isinstance(k.value, ast.Constant) and k.value.value is False for k in call.keywords)
     }
     seen: set[tuple[str, str]] = set()
-    for item, place in source.survey.calls if len(bare) > 1 else ():
+    for item, place in source.survey.near(_TWO_IN_A_ROW).calls if len(bare) > 1 else ():
         if node not in place.classes:
             continue
         outer = _own_layer(item)

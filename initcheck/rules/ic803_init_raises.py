@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from initcheck.rules.class_names import class_name_filter
 from initcheck.rules.source_index import (
     FAN_FUNCTIONS,
     InitWrite,
+    init_code,
     init_writes,
     layer_attributes,
     layer_type,
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 CODE = "IC803"
 
 _ONE_DIMENSIONAL = ("BatchNorm", "LayerNorm", "GroupNorm", "InstanceNorm", "SyncBatchNorm", "PReLU")
+_APPLY = re.compile(r"\.apply\b")
 _WITHOUT_WEIGHT = frozenset({"Sequential", "ModuleList", "Module"})
 
 
@@ -101,7 +104,7 @@ def _layer_of(source: SourceFile, write: InitWrite, expression: ast.expr) -> tup
     if isinstance(expression, ast.Attribute) and isinstance(expression.value, ast.Name) and write.classes:
         if expression.value.id != "self":
             return (), None
-        call = layer_attributes(source).get(write.classes[-1].name, {}).get(expression.attr)
+        call = layer_attributes(source, write.classes[-1]).get(expression.attr)
         kind = layer_type(source, call) if call is not None else None
         return ((kind,), call) if kind is not None else ((), None)
     return (), None
@@ -160,7 +163,7 @@ def _is_variable(node: ast.AST, name: str) -> bool:
 def _beside(source: SourceFile, write: InitWrite, function: ast.FunctionDef) -> Iterator[ast.stmt]:
     """The plain statements of the block that a call stands in, and of those around it."""
     line = write.node.lineno
-    for block in source.survey.blocks:
+    for block in init_code(source).blocks:
         if function.lineno < block[0].lineno <= line <= (block[-1].end_lineno or 0) <= (function.end_lineno or 0):
             yield from (s for s in block if isinstance(s, (ast.Expr, ast.Assign, ast.AugAssign)))
 
@@ -213,7 +216,7 @@ def _wrappers(source: SourceFile, writes: tuple[InitWrite, ...]) -> Iterator[Fin
     if "__name__" not in source.text or ".apply(" not in source.text:
         return
     applied = _applied(source)
-    classes = {node.name: node for node, _ in source.survey.classes}
+    classes = {node.name: node for _, node in source.classes}
     seen: set[ast.If] = set()
     for write in writes:
         function = write.functions[-1] if write.functions else None
@@ -247,7 +250,7 @@ def _applied(source: SourceFile) -> set[str]:
     """Names of functions that are given to ``.apply(...)`` in this file."""
     return {
         node.args[0].id if isinstance(node.args[0], ast.Name) else getattr(node.args[0], "attr", "")
-        for node, _ in source.survey.calls
+        for node, _ in source.survey.near(_APPLY).calls
         if isinstance(node.func, ast.Attribute) and node.func.attr == "apply" and len(node.args) == 1
     }
 

@@ -7,8 +7,10 @@ import functools
 import re
 import threading
 import warnings
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeVar, cast
 
 from initcheck.collector import collector_paused
 from initcheck.findings import Location
@@ -20,8 +22,10 @@ from initcheck.source.notebook import decode_notebook, is_notebook
 from initcheck.source.suppressions import Suppressions
 from initcheck.source.survey import Survey
 
-__all__ = ["SourceError", "SourceFile"]
+__all__ = ["SourceError", "SourceFile", "once"]
 
+_CLASS = re.compile(r"class\b")
+F = TypeVar("F", bound=Callable[..., Any])
 _GLOBAL_LOCK = threading.Lock()  # warnings.catch_warnings and the garbage collector's switch are global state
 
 
@@ -35,6 +39,8 @@ class SourceFile:
     path: str
     tree: ast.Module
     decoded: Decoded
+    memo: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)
+    """What readers of the file share: an analysis that several of them need is made once, and goes with the file."""
 
     @classmethod
     def read(cls, path: str | Path) -> SourceFile:
@@ -75,13 +81,15 @@ class SourceFile:
 
     @functools.cached_property
     def survey(self) -> Survey:
-        """The one walk over the tree."""
-        return Survey(self.tree)
+        """Scopes and bindings, and the nodes that rules look at."""
+        return Survey(self.tree, self.text)
 
     @functools.cached_property
     def classes(self) -> locate.Classes:
         """Every class with its dotted name, outer before inner."""
-        return list(locate.classes(self.tree))
+        found = self.survey.near(_CLASS).classes
+        named = [(".".join(owner.name for owner in (*place.classes, node)), node) for node, place in found]
+        return sorted(named, key=lambda one: one[1].lineno)
 
     @functools.cached_property
     def suppressions(self) -> Suppressions:
@@ -108,7 +116,7 @@ class SourceFile:
 
     def mentions_modules(self) -> bool:
         """Whether the file could define or build an ``nn.Module`` at all; if not, torch need not be imported."""
-        return can_hold_modules(self.path, self.tree, self.imports)
+        return can_hold_modules(self.path, self.classes, self.imports)
 
     def find_class(self, name: str) -> ast.ClassDef | None:
         """The class of that name (``Outer.Inner`` for a nested one), wherever it is defined; the last one wins."""
@@ -130,6 +138,19 @@ class SourceFile:
         """
         node = locate.attribute_assignment(self.classes, class_name, attribute)
         return None if node is None else self.location(node)
+
+
+def once(analysis: F) -> F:
+    """Keep what a function of a file, and of nodes in it, returns in the file's memo."""
+
+    @functools.wraps(analysis)
+    def remembered(source: SourceFile, *nodes: ast.AST) -> Any:
+        key = (analysis, *nodes)
+        if key not in source.memo:
+            source.memo[key] = analysis(source, *nodes)
+        return source.memo[key]
+
+    return cast("F", remembered)
 
 
 def _parse(text: str) -> ast.Module:

@@ -7,12 +7,15 @@ with it; this map reads the one walk over the file (``survey``) and serves rules
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections.abc import Iterator
 
-from initcheck.source.survey import Scope, Survey, module_of
+from initcheck.source.scopes import Scope, module_of
+from initcheck.source.survey import Patterns, Survey
 from initcheck.source.torch_names import STAR_EXPORTS
 
+_IMPORTING = re.compile(r"import\b")
 _NN_MODULES = re.compile(r"torch\.nn\.(?:modules(?:\.\w+)*|parameter)\.([A-Z]\w*)")
 
 
@@ -22,17 +25,24 @@ class Imports:
     def __init__(self, survey: Survey) -> None:
         self._survey = survey
         self._top = survey.top
-        self._stars: list[str] = []
-        self.modules: set[str] = set()
+        starred = [
+            module_of(node)
+            for node in survey.outside.imports
+            if isinstance(node, ast.ImportFrom) and any(alias.name == "*" for alias in node.names)
+        ]
+        self._stars = starred[::-1]  # the last star import wins
+        self._mentions: dict[tuple[str, ...], Patterns] = {}
+        self._bound: set[str] = set()
+        self._aliases: list[tuple[str, str]] = []
+        self._read = 0
+
+    @functools.cached_property
+    def modules(self) -> set[str]:
         """Every module named by an import anywhere in the file, as written (relative ones start with a dot)."""
-        for node in survey.imports:
-            if isinstance(node, ast.Import):
-                self.modules.update(alias.name for alias in node.names)
-                continue
-            module = module_of(node)
-            self.modules.add(module)
-            if any(alias.name == "*" for alias in node.names):
-                self._stars.insert(0, module)  # the last star import wins
+        found: set[str] = set()
+        for node in self._survey.near(_IMPORTING).imports:
+            found.update([module_of(node)] if isinstance(node, ast.ImportFrom) else (a.name for a in node.names))
+        return found
 
     def resolve(self, expression: ast.expr) -> str | None:
         """The full name an expression stands for, ``"torch.nn.init.xavier_uniform_"``; None if that is not known.
@@ -45,7 +55,7 @@ class Imports:
             root = root.value
         if not isinstance(root, ast.Name):
             return None
-        name = self._resolve(expression, self._survey.names.get(root, self._top), depth=0)
+        name = self._resolve(expression, self._survey.scope_of(root), depth=0)
         return None if name is None else _canonical(name)
 
     def spell(self, name: str, near: ast.expr | None = None) -> str | None:
@@ -76,36 +86,57 @@ class Imports:
 
     def is_bound(self, name: str) -> bool:
         """Whether any scope of the file binds ``name`` to anything."""
-        return any(name in scope.bindings for scope in self._survey.scopes)
+        return any(name in scope.bindings for scope in self._survey.every_scope())
 
     def references(self, *last: str) -> Iterator[tuple[ast.expr, str]]:
-        """Every name or dotted name of the file that resolves, outermost expression only, in source order.
+        """Every name or dotted name of the file that resolves, outermost expression only.
 
         ``last``: only those whose full name ends in one of these (without resolving the others).
         """
-        spelled = self._spellings(last)
-        for node in self._survey.references:
+        found = self._survey.near(*self.mentions(last)) if last else self._survey.whole
+        spelled = self.spellings(last)
+        for node in found.references:
             if spelled and (node.attr if isinstance(node, ast.Attribute) else node.id) not in spelled:
                 continue
             name = self.resolve(node)
             if name is not None and (not last or name.rpartition(".")[2] in last):
                 yield node, name
 
-    def _spellings(self, last: tuple[str, ...]) -> set[str]:
-        """What the file calls things whose full names end in one of ``last``: these words, and all aliases of them."""
+    def mentions(self, last: tuple[str, ...]) -> Patterns:
+        """Patterns (for ``Survey.near``) of which one matches in each function that names a thing of the file's imports
+        whose full name ends in one of ``last``."""
+        if last not in self._mentions:
+            starred = {name for module in self._stars for name in STAR_EXPORTS.get(module, ())}
+            bare = self.spellings(last) & (self._bound | starred)
+            self._mentions[last] = (_dotted(last), _IMPORTING, *(re.compile(rf"{name}\b") for name in sorted(bare)))
+        return self._mentions[last]
+
+    def spellings(self, last: tuple[str, ...]) -> set[str]:
+        """What the file calls things whose full names end in one of ``last``: these words, and all aliases of them.
+
+        Aliases in functions that have not been walked are not among them: they are known there only.
+        """
+        self._read_scopes()
         spelled, before = set(last), -1
         while spelled and len(spelled) > before:
             before = len(spelled)
-            for scope in self._survey.scopes:
-                for name, values in scope.bindings.items():
-                    if name not in spelled and any(_last(value) in spelled for value in values):
-                        spelled.add(name)
+            spelled.update(name for word, name in self._aliases if word in spelled)
         return spelled
+
+    def _read_scopes(self) -> None:
+        """Take up the names bound in scopes that have been walked since."""
+        for scope in self._survey.scopes[self._read :]:
+            self._bound.update(scope.bindings)
+            for name, values in scope.bindings.items():
+                for value in values:
+                    word = "" if value is None else _last(value)
+                    if word and word != name:
+                        self._aliases.append((word, name))
+        self._read = len(self._survey.scopes)
 
     def _scope_of(self, expression: ast.expr) -> Scope:
         """The scope that an expression is evaluated in, told by the first name in it; the top for one without."""
-        names = self._survey.names
-        return next((names[node] for node in ast.walk(expression) if node in names), self._top)
+        return next((self._survey.scope_of(n) for n in ast.walk(expression) if isinstance(n, ast.Name)), self._top)
 
     def _resolve(self, node: ast.expr, scope: Scope, depth: int) -> str | None:
         if isinstance(node, ast.Attribute):
@@ -140,6 +171,11 @@ class Imports:
                 return None  # at once: bindings that refer to one another (x = x.a; x = x.b) fan out at every step
             agreed = name
         return agreed
+
+
+@functools.cache
+def _dotted(last: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile(rf"\.\s*(?:{'|'.join(last)})\b")
 
 
 def _last(value: str | ast.expr | None) -> str:

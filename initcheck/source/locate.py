@@ -5,22 +5,13 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator, Sequence
 
+from initcheck.source.statements import below
+
 _REGISTERING = frozenset({"add_module", "register_module", "register_parameter", "register_buffer"})
 
 
-def classes(tree: ast.AST, prefix: str = "") -> Iterator[tuple[str, ast.ClassDef]]:
-    """Every class with its dotted name (functions do not count as a level), outer before inner."""
-    for node in ast.iter_child_nodes(tree):
-        if isinstance(node, ast.ClassDef):
-            name = f"{prefix}{node.name}"
-            yield name, node
-            yield from classes(node, f"{name}.")
-        elif not isinstance(node, ast.expr):
-            yield from classes(node, prefix)
-
-
 Classes = Sequence[tuple[str, ast.ClassDef]]
-"""A file's classes, as ``classes`` lists them."""
+"""A file's classes, each with its dotted name (functions do not count as a level), outer before inner."""
 
 
 def find_class(known: Classes, name: str) -> ast.ClassDef | None:
@@ -69,13 +60,12 @@ def _in_class(node: ast.ClassDef, attribute: str) -> ast.stmt | None:
 
 
 def _statements(node: ast.AST) -> Iterator[ast.stmt]:
-    for child in ast.iter_child_nodes(node):
+    for child in below(node):
         if isinstance(child, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
             continue
         if isinstance(child, ast.stmt):
             yield child
-        if not isinstance(child, ast.expr):
-            yield from _statements(child)
+        yield from _statements(child)
 
 
 def _sets(statement: ast.stmt, self_name: str, attribute: str) -> bool:

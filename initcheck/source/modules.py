@@ -7,7 +7,7 @@ import re
 import sys
 
 from initcheck.source.imports import Imports
-from initcheck.source.locate import classes
+from initcheck.source.locate import Classes
 from initcheck.source.torch_names import words
 
 # Packages whose classes are modules or whose functions build modules.
@@ -36,15 +36,15 @@ _PLAIN = frozenset(
 _TEST_FILE = re.compile(r"(?:test_\w+|\w+_test|conftest)\.py$")
 
 
-def can_hold_modules(path: str, tree: ast.Module, imports: Imports) -> bool:
+def can_hold_modules(path: str, classes: Classes, imports: Imports) -> bool:
     """False only if no model can be defined or built here.
 
     True if a class derives from something that may be a module, or if code outside of tests names modules of torch, a
     library of models, or (in a file that uses torch) anything of the user's own that could be a model. A test file
     that defines no module of its own only uses models of other files; these are checked where they are defined.
     """
-    own = dict(classes(tree))
-    if any(_may_be_module(node, tree, imports) for node in own.values()):
+    own = {node.name for _, node in classes}
+    if any(_may_be_module(node, own, imports) for node in dict(classes).values()):
         return True
     if _TEST_FILE.search(path):
         return False
@@ -66,7 +66,7 @@ def _is_plain(root: str) -> bool:
     return root in _PLAIN or root in sys.stdlib_module_names or root == "__future__"
 
 
-def _may_be_module(node: ast.ClassDef, tree: ast.Module, imports: Imports) -> bool:
+def _may_be_module(node: ast.ClassDef, own: set[str], imports: Imports) -> bool:
     """Whether a class derives from a module, or has a ``forward`` and a base from who knows where."""
     has_forward = any(isinstance(item, ast.FunctionDef) and item.name == "forward" for item in node.body)
     for base in node.bases:
@@ -74,7 +74,7 @@ def _may_be_module(node: ast.ClassDef, tree: ast.Module, imports: Imports) -> bo
         name = imports.resolve(target)
         if name is None:
             # A class of this file is judged by itself; what remains is computed at run time or a star import.
-            known_here = isinstance(target, ast.Name) and any(n.name == target.id for _, n in classes(tree))
+            known_here = isinstance(target, ast.Name) and target.id in own
             if has_forward and not known_here:
                 return True
             continue

@@ -57,7 +57,7 @@ class Suppressions:
     @classmethod
     def read(cls, text: str) -> Suppressions:
         """Find the comments of ``text`` (strings that contain "noqa" do not count)."""
-        if "noqa" not in text.lower():
+        if not any(_is_ours(match) for match in _NOQA.finditer(text)):
             return cls()
         return cls(tuple(_read(text)))
 
@@ -89,6 +89,11 @@ class Suppressions:
             if idle:
                 unused.append(UnusedSuppression(comment.line, comment.column, comment.end_column, idle))
         return unused
+
+
+def _is_ours(match: re.Match[str]) -> bool:
+    """Whether a comment may silence something of ours: it names no codes, or one of initcheck's."""
+    return match["codes"] is None or _OWN_CODE.search(match["codes"].upper()) is not None
 
 
 def _read(text: str) -> Iterable[Suppression]:

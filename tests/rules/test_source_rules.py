@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from test_pages import blocks
 
 from initcheck.findings import Severity
 from initcheck.rules import registry
 from initcheck.rules.ic803_init_raises import raised
 from initcheck.source.file import SourceFile
+from initcheck.source.survey import Survey
 
 HEAD = "import math\nimport torch\nimport torch.nn as nn\nimport torch.nn.functional as F\nfrom torch.nn import init\n"
 OFFSET = HEAD.count("\n")
@@ -914,3 +917,19 @@ def test_an_init_call_that_a_constructor_trips_over_is_named() -> None:
     with pytest.raises(AttributeError) as caught:
         names["g"]()
     assert raised(source, "Net", caught.value) is None
+
+
+def test_functions_left_unwalked_hold_no_finding(monkeypatch):
+    """Rules look into those functions only whose text holds what they look for: no finding may be lost by it."""
+    fences = [b.text for kind in ("bad", "good") for b in blocks(kind) if b.code != "IC001"]
+    cases = [HEAD + textwrap.dedent(text if isinstance(text, str) else text[0]) for text in FOUND.values()]
+    torch_files = [path.read_text() for path in sorted((Path(torch.__file__).parent / "nn" / "modules").glob("*.py"))]
+
+    def every() -> list[list[str]]:
+        sources = [SourceFile.parse("model.py", text) for text in (*fences, *cases, *torch_files)]
+        return [sorted(map(repr, registry.check_source(source)[0])) for source in sources]
+
+    some = every()
+    monkeypatch.setattr(Survey, "near", lambda survey, *_: survey.whole)
+    monkeypatch.setattr(Survey, "functions_near", lambda survey, *_: {f for f, _ in survey.whole.functions})
+    assert some == every()

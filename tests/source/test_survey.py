@@ -1,9 +1,15 @@
-"""The one walk over a file: what it lists, and what encloses it."""
+"""What a survey lists, what encloses it, and which functions it leaves unwalked."""
 
 from __future__ import annotations
 
 import ast
+import re
 
+import pytest
+
+from initcheck.rules.source_index import init_writes
+from initcheck.source.file import SourceFile
+from initcheck.source.statements import assignments
 from initcheck.source.survey import Survey
 
 TEXT = """
@@ -25,15 +31,22 @@ class Net(nn.Module):
 """
 
 
+def surveyed(text):
+    return Survey(ast.parse(text), text)
+
+
+def called(found):
+    return {ast.unparse(call.func) for call, _ in found.calls}
+
+
 def names(functions):
     return [getattr(f, "name", "lambda") for f in functions]
 
 
 def test_every_call_and_what_encloses_it():
-    survey = Survey(ast.parse(TEXT))
     found = {
         ast.unparse(call.func): (names(place.classes), names(place.functions), len(place.guards))
-        for call, place in survey.calls
+        for call, place in surveyed(TEXT).whole.calls
     }
     assert found == {
         "compute": (["Net"], ["__init__"], 0),
@@ -49,9 +62,9 @@ def test_every_call_and_what_encloses_it():
 
 def test_lists_and_scopes():
     tree = ast.parse(TEXT)
-    survey = Survey(tree)
+    survey = Survey(tree, TEXT).whole
     owner = tree.body[1]
-    assert [ast.unparse(a) for a in survey.assigns_in(owner)] == ["self.fc = nn.Linear(width, 1)"]
+    assert [ast.unparse(a) for a in assignments(owner)] == ["self.fc = nn.Linear(width, 1)"]
     assert [node.name for node, _ in survey.functions] == ["__init__", "forward"]
     constructor = next(place.scope for call, place in survey.calls if ast.unparse(call.func) == "first")
     assert set(constructor.bindings) == {"self", "width", "a", "b", "c"}
@@ -64,5 +77,55 @@ def test_lists_and_scopes():
 
 
 def test_a_deep_expression_is_no_recursion():
-    tree = ast.parse("x = " + " + ".join("f(1)" for _ in range(900)))
-    assert len(Survey(tree).calls) == 900
+    survey = surveyed("x = " + " + ".join("f(1)" for _ in range(900)))
+    assert len(survey.whole.calls) == 900
+
+
+def test_a_function_is_walked_only_if_its_text_holds_a_match():
+    survey = surveyed(TEXT)
+    assert called(survey.outside) == set()
+    assert called(survey.near(re.compile("fourth"))) == {"decorated", "fourth"}
+    assert called(survey.near(re.compile("decorated"))) == {"decorated", "fourth"}
+    assert called(survey.near(re.compile("class"))) == set()
+    assert names(survey.functions_near(re.compile("third"), re.compile("pairs"))) == ["__init__"]
+
+
+def test_a_long_table_is_left_out_too():
+    survey = surveyed("short = f()\nlong = {\n    1: g(),\n    2: h(),\n}\n")
+    assert called(survey.outside) == {"f"}
+    assert set(survey.top.bindings) == {"short", "long"}
+    assert called(survey.near(re.compile("h"))) == {"f", "g", "h"}
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_lines_are_counted_as_python_counts_them(end):
+    survey = surveyed(TEXT.replace("\n", end))
+    assert called(survey.near(re.compile("fourth"))) == {"decorated", "fourth"}
+
+
+def test_a_name_is_resolved_in_a_function_that_nobody_asked_for():
+    source = SourceFile.parse("a.py", "import torch\ndef f():\n    import math as torch\n    return torch.pi\n")
+    name = source.tree.body[1].body[1].value
+    assert source.imports.resolve(name) == "math.pi"
+    assert source.imports.is_bound("f")
+
+
+ALIASES = {
+    "method": "def f(m):\n    m.weight.data.normal_(0, 1)",
+    "module": "import torch.nn.init as I\ndef f(m):\n    I.xavier_uniform(m.weight)",
+    "import": "from torch.nn.init import xavier_uniform_ as fill\ndef f(m):\n    fill(m.weight)",
+    "old name": "from torch.nn.init import (\n    uniform,\n    normal)\ndef f(m):\n    normal(m.weight)",
+    "import inside": "def f(m):\n    from torch.nn.init import normal\n    normal(m.weight)",
+    "star": "from torch.nn.init import *\ndef f(m):\n    normal(m.weight)",
+    "assigned": "from torch import nn\nfill = nn.init.zeros_\nagain = fill\ndef f(m):\n    again(m.weight)",
+    "assigned inside": "import torch\ndef f(m):\n    fill = torch.nn.init.constant\n    fill(m.weight, 0)",
+    "closure": "import torch\ndef f():\n    fill = torch.nn.init.ones_\n    def g(m):\n        fill(m.weight)",
+    "assigned later": "from torch import nn\ndef f(m):\n    fill(m.weight)\nfill = nn.init.eye",
+    "of timm": "import torch\nfrom timm.layers import trunc_normal_ as t\ndef f(m):\n    t(m.weight)",
+}
+
+
+@pytest.mark.parametrize("text", ALIASES.values(), ids=list(ALIASES))
+def test_init_calls_are_found_by_whatever_name(text):
+    (write,) = init_writes(SourceFile.parse("a.py", text))
+    assert write.key.endswith("weight")
