@@ -65,7 +65,7 @@ GOOD = (
     Good("", "lstm_classifier.py", "LSTMClassifier(500)", _IDS),
     Good("", "mobilenet.py", "MobileNet()", _IMAGE),
     Good("karpathy/nanoGPT", "model.py",
-         "GPT(GPTConfig(n_layer=4, n_head=4, n_embd=128, vocab_size=512, bias=False))", _IDS),
+         "GPT(GPTConfig(n_layer=4, n_head=4, n_embd=128, vocab_size=512))", _IDS),
     Good(
         "karpathy/minGPT", "mingpt/model.py", "GPT(config)", _IDS,
         "from mingpt.utils import CfgNode\nconfig = CfgNode(model_type=None, n_layer=4, n_head=4, n_embd=128, "

@@ -62,9 +62,11 @@ def _check(source: SourceFile, owner: ast.ClassDef, writes: list[InitWrite]) -> 
             and not _initialised(other, touched)
             and not _passed_on(other, owner)
         ]
+        earlier = first[write.key]
+        if not siblings and ast.unparse(write.node) == ast.unparse(earlier.node):
+            siblings = [other for other in layers if _half_done(other, tensor, writes, touched, owner)]
         if not siblings:
             continue
-        earlier = first[write.key]
         shown = ", ".join(f"self.{s}.{tensor}" for s in siblings[:4]) + (" ..." if len(siblings) > 4 else "")
         yield finding(
             CODE,
@@ -75,6 +77,16 @@ def _check(source: SourceFile, owner: ast.ClassDef, writes: list[InitWrite]) -> 
             suggestion=text_of(write.node).replace(write.key, f"self.{siblings[0]}.{tensor}"),
             first_line=earlier.node.lineno,
         )
+
+
+def _half_done(name: str, tensor: str, writes: list[InitWrite], touched: set[str], owner: ast.ClassDef) -> bool:
+    """Whether the function initialises the bias of a layer, of any kind, and nothing ever its weight."""
+    return (
+        tensor == "weight"
+        and any(write.key == f"self.{name}.bias" for write in writes)
+        and not any(re.search(rf"\bself\.{name}(?!\.bias)\b", key) for key in touched)
+        and not _passed_on(name, owner)
+    )
 
 
 def _reaches_all(source: SourceFile, write: InitWrite, kind: str, tensor: str) -> bool:

@@ -362,6 +362,19 @@ FOUND |= {
         """,
         [("IC108", 6)],
     ),
+    "IC103 the weight of a layer whose bias is set": (
+        """
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.tokens = nn.Embedding(9, 4)
+                self.head = nn.Linear(4, 9)
+                nn.init.uniform_(self.tokens.weight, -0.1, 0.1)
+                nn.init.zeros_(self.head.bias)
+                nn.init.uniform_(self.tokens.weight, -0.1, 0.1)
+        """,
+        [("IC103", 8)],
+    ),
     "IC105 a class name with a slip of the pen": (
         """
         def init(m):
@@ -767,6 +780,16 @@ QUIET = {
 
             def init_weights(self):
                 nn.init.orthogonal_(self.fc.weight)
+        """,
+    "IC103 another scheme for the same weight, and torch's own for the head": """
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.tokens = nn.Embedding(9, 4)
+                self.head = nn.Linear(4, 9)
+                nn.init.zeros_(self.tokens.weight)
+                nn.init.zeros_(self.head.bias)
+                nn.init.uniform_(self.tokens.weight, -0.1, 0.1)
         """,
     "IC105 class names of the user's own": """
         class Convs(nn.Module):
