@@ -27,6 +27,7 @@ from initcheck.signal.shape import (
     sum_quantiles,
     sum_shape,
 )
+from initcheck.signal.steep import resolved
 from initcheck.signal.unlike_channels import sum_fluctuation
 from initcheck.signal.value import Dims, Echo, Source, Value, adopt, broadcast_dims, settle, without_pairs
 from initcheck.signal.written_norms import Group, before_casts, normalised_operand
@@ -284,7 +285,11 @@ class Elementwise(Rule):
         for (node, value), slope in zip([(n, v) for n, v in wanted if n in leaves], slopes, strict=True):
             if slope is None:
                 continue
-            flow = gradient.times(torch.nan_to_num(slope), like)
+            slope = torch.nan_to_num(slope)
+            if len(moving) == 1 and node is moving[0][0]:
+                alone = lambda x, node=node: self.on_grid(call, dict(operands), {node: x})  # noqa: E731
+                slope = resolved(alone, leaves[node].detach(), result.detach(), slope)
+            flow = gradient.times(slope, like)
             if value.shape != call.shape or is_number(value):
                 flow = Gradient.fresh(settle(unbroadcast(flow.collapsed(), call.out.dims, value.shape), value.dims))
             yield node, flow

@@ -1,0 +1,52 @@
+"""Functions that change within one cell of the grid."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from initcheck.signal.grid import nodes
+from initcheck.signal.propagate import propagate
+from initcheck.signal.steep import resolved
+from initcheck.tracing.ladder import trace
+
+INTEGRALS = {torch.sigmoid: 1 / 6, torch.tanh: 4 / 3, nn.functional.hardtanh: 2.0, nn.functional.softsign: 2 / 3}
+"""int f'² over the line: E[f'(s z)²] = that / (s sqrt(2 pi)) for a large s."""
+
+
+@pytest.mark.parametrize("function", INTEGRALS)
+@pytest.mark.parametrize("std", [200.0, 25000.0, -25000.0, 1e9])
+def test_the_mean_square_of_a_slope_that_no_point_meets(function: object, std: float) -> None:
+    grid = nodes(0)
+    x = (torch.from_numpy(grid.z) * std).requires_grad_(True)
+    y = function(x)  # type: ignore[operator]
+    slope = torch.autograd.grad(y.sum(), x)[0]
+    found = resolved(function, x.detach(), y.detach(), slope)  # type: ignore[arg-type]
+    expected = INTEGRALS[function] / (abs(std) * math.sqrt(2 * math.pi))  # type: ignore[index]
+    assert float((torch.from_numpy(grid.weights) * found**2).sum()) == pytest.approx(expected, rel=0.05)
+    assert bool((found >= 0).all())
+
+
+def test_slopes_of_smooth_functions_stay_as_they_are() -> None:
+    z = torch.from_numpy(nodes(0).z)
+    for function in (torch.tanh, nn.functional.gelu, torch.relu, torch.sin):
+        x = z.clone().requires_grad_(True)
+        y = function(x)
+        slope = torch.autograd.grad(y.sum(), x)[0]
+        assert torch.equal(resolved(function, x.detach(), y.detach(), slope), slope)
+
+
+def test_a_gradient_comes_back_through_a_saturated_sigmoid() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(64, 512, bias=False), nn.Sigmoid(), nn.Linear(512, 512, bias=False))
+    with torch.no_grad():
+        net[0].weight.mul_(2e4)
+    x = torch.randn(2048, 64)
+    predicted = {row.name: row.grad_std for row in propagate(trace(net, (x,), {})).layers}
+    hidden = net[0](x).detach().requires_grad_()
+    net[2](torch.sigmoid(hidden)).backward(torch.randn(2048, 512))
+    assert hidden.grad is not None
+    assert predicted["0"] == pytest.approx(float(hidden.grad.std()), rel=0.25)
