@@ -38,37 +38,72 @@ class InverseVariance:
     weights: float
 
 
-def inverse_variance(x: Value, share: float, eps: float) -> InverseVariance | None:
-    """For an expression f(u), of whose variation ``share`` (of that of u) lies between the means of channels.
+@dataclass(frozen=True, slots=True)
+class _Channels:
+    """Typical channels of u: how likely, where (``middle``, ``width``), of which scale q, and what f makes of them."""
 
-    None where x is no expression, or channels are all alike.
-    """
-    source = x.own_source()
-    spread = min(source.fluctuation, _WIDEST)
-    r = min(max(share, 0.0), 0.95)
-    if x.grid is source.u or (r < 1e-3 and spread < 1e-3) or x.variance <= 0:
+    chance: Array
+    middle: Array
+    width: Array
+    scale: Array
+    variance: Array
+    slopes: Array
+
+    @classmethod
+    def of(cls, x: Value, share: float) -> _Channels | None:
+        """For an expression f(u), of whose variation ``share`` (of that of u) lies between the means of channels.
+
+        None where x is no expression, or channels are all alike.
+        """
+        source = x.own_source()
+        spread = min(source.fluctuation, _WIDEST)
+        r = min(max(share, 0.0), 0.95)
+        if x.grid is source.u or (r < 1e-3 and spread < 1e-3) or x.variance <= 0:
+            return None
+        u, values = source.u.double().numpy(), x.own_grid().double().numpy()
+        centre = float(source.at.weights @ u)
+        sigma = float(np.sqrt(source.at.weights @ (u - centre) ** 2))
+        if not sigma > 0 or bool(np.any(np.diff(u) < 0)):
+            return None
+        scales, likely = _scales(spread)
+        middle = centre + sigma * np.sqrt(r) * np.multiply.outer(_MEANS[0], np.sqrt(scales)).ravel()
+        width = sigma * np.sqrt(1.0 - r) * np.tile(np.sqrt(scales), len(_MEANS[0]))
+        chance = np.multiply.outer(_MEANS[1] / _MEANS[1].sum(), likely).ravel()
+        elements = middle[:, None] + width[:, None] * _WITHIN
+        reached = np.interp(elements, u, values)
+        variance = np.maximum(reached**2 @ _WEIGHTS - (reached @ _WEIGHTS) ** 2, 0.0)
+        steps = np.gradient(u)
+        slope = np.divide(np.gradient(values), steps, out=np.zeros_like(u), where=steps > 0)
+        slopes = np.interp(elements, u, slope**2) @ _WEIGHTS
+        return cls(chance, middle, width, np.tile(scales, len(_MEANS[0])), variance, slopes)
+
+
+def variance_spread(x: Value, share: float) -> float:
+    """Relative variance, between channels, of a channel's own variance behind an activation (0: no expression)."""
+    channels = _Channels.of(x, share)
+    if channels is None:
+        return 0.0
+    mean = float(channels.chance @ channels.variance)
+    return max(float(channels.chance @ channels.variance**2) / mean**2 - 1.0, 0.0) if mean > 0 else 0.0
+
+
+def inverse_variance(x: Value, share: float, eps: float) -> InverseVariance | None:
+    """1/s² of f(u), ``share`` of u's variation being between the means of channels; None where they are all alike."""
+    channels = _Channels.of(x, share)
+    if channels is None:
         return None
-    u, values = source.u.double().numpy(), x.own_grid().double().numpy()
-    centre = float(source.at.weights @ u)
-    sigma = float(np.sqrt(source.at.weights @ (u - centre) ** 2))
-    if not sigma > 0 or bool(np.any(np.diff(u) < 0)):
-        return None
-    scales, likely = _scales(spread)
-    middle = centre + sigma * np.sqrt(r) * np.multiply.outer(_MEANS[0], np.sqrt(scales)).ravel()
-    width = sigma * np.sqrt(1.0 - r) * np.tile(np.sqrt(scales), len(_MEANS[0]))
-    scale = np.tile(scales, len(_MEANS[0]))
-    chance = np.multiply.outer(_MEANS[1] / _MEANS[1].sum(), likely).ravel()
-    reached = np.interp(middle[:, None] + width[:, None] * _WITHIN, u, values)
-    variance = np.maximum(reached**2 @ _WEIGHTS - (reached @ _WEIGHTS) ** 2, 0.0)
-    slopes = np.interp(middle[:, None] + width[:, None] * _WITHIN, u, np.gradient(values, u) ** 2) @ _WEIGHTS
-    inverse = (float(chance @ variance) + eps) / (variance + eps)
+    source, chance, slopes, width = x.own_source(), channels.chance, channels.slopes, channels.width
+    inverse = (float(chance @ channels.variance) + eps) / (channels.variance + eps)
     mean = float(chance @ inverse)
     passed = float(chance @ (inverse * slopes))
     own = 1.0 - source.inherited / source.fluctuation if source.fluctuation > 0 else 0.0  # E[q_w | q] - 1 ~ own (q - 1)
-    scaled = float(chance @ (inverse * slopes * np.maximum(1.0 + own * (scale - 1.0), 0.0)))
+    scaled = float(chance @ (inverse * slopes * np.maximum(1.0 + own * (channels.scale - 1.0), 0.0)))
+    u = source.u.double().numpy()
+    centre = float(source.at.weights @ u)
+    sigma = float(np.sqrt(source.at.weights @ (u - centre) ** 2))
     points = np.linspace(centre - 5 * sigma, centre + 5 * sigma, _POINTS)
-    density = chance / width * np.exp(-0.5 * np.maximum(-600.0, ((points[:, None] - middle) / width) ** 2))
-    density = np.maximum(density, 1e-300)
+    distance = (points[:, None] - channels.middle) / width
+    density = np.maximum(chance / width * np.exp(-0.5 * np.maximum(-600.0, distance**2)), 1e-300)
     given = (density @ inverse) / density.sum(1) / mean
     return InverseVariance(mean, np.interp(u, points, given), passed / scaled if scaled > 0 else 1.0)
 

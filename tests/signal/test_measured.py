@@ -173,6 +173,25 @@ def channels_apart() -> nn.Module:
     return nn.Sequential(nn.Conv2d(16, 512, 1), *(Apart(512) for _ in range(3)), nn.Conv2d(512, 64, 1))
 
 
+class Scaled(nn.Module):
+    """No norm by channel: behind an activation, and a few weights, channels differ in size, which makes heavy tails."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        each = nn.Conv2d(2 * width, 2 * width, 3, padding=1, groups=2 * width, bias=False)
+        nn.init.normal_(each.weight)
+        layers = nn.Conv2d(width, 2 * width, 1), nn.GroupNorm(8, 2 * width), nn.SiLU(), each
+        self.layers = nn.Sequential(*layers, nn.GroupNorm(8, 2 * width), nn.SiLU(), nn.Conv2d(2 * width, width, 1))
+        self.norm = nn.GroupNorm(8, width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.norm(self.layers(x))
+
+
+def scaled() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(64, 128, 1), *(Scaled(128) for _ in range(9)), nn.Conv2d(128, 64, 1))
+
+
 def bordered(apart: bool = False) -> nn.Module:
     """Padding makes the border small, and there this slope is small, too: unit upon unit the middle gets more."""
 
@@ -331,6 +350,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "activated-shortcuts": (activated_shortcuts, (8, 16, 8, 8)),
     "depthwise": (depthwise, (8, 16, 12, 12)),
     "channels-apart": (channels_apart, (8, 16, 10, 10)),
+    "scaled": (scaled, (8, 64, 6, 6)),
     "bordered": (bordered, (8, 96, 6, 6)),
     "group-norms": (group_norms, (8, 16, 6, 6)),
     "evo-norms": (lambda: per_group(lambda: SampleEvoNorm(4)), (8, 16, 6, 6)),

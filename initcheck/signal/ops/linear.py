@@ -21,6 +21,7 @@ from initcheck.signal.resolved import Axis, Resolved
 from initcheck.signal.rule import Call, Flow, Result, Rule, Unknown, register, shape_of
 from initcheck.signal.shape import matched, weight_shares
 from initcheck.signal.smoothing import Smoother, smoothed, smoothed_profile
+from initcheck.signal.unlike_channels import variance_spread
 from initcheck.signal.value import Atom, Dim, Dims, Echo, Value, settle
 
 Indices = NDArray[np.intp]
@@ -406,8 +407,9 @@ class Convolution(Rule):
         fluctuation = of_few_weights(uses, call.value("weight").kurtosis) if w.variance > 0 else 0.0
         result = Value(dims, mean, k, approximate=x.approximate, fluctuation=fluctuation).settled()
         if channels == 1:
-            result.inherited = x.fluctuation
-            result.fluctuation += x.fluctuation
+            share = x.own_source().correlation.mean_over(x.count("S"), x.positions)
+            result.inherited = max(x.fluctuation, min(variance_spread(x, share), 1.0))
+            result.fluctuation += result.inherited
         result.shape_on_grid = sum_of_few(x, channels * math.prod(t.mean for t in taps))
         centred = w.variance > 0 and w.mean**2 < 0.01 * w.variance
         if channels == 1 and centred and x is call.value("input") and result.shape == x.shape:
@@ -496,9 +498,12 @@ def chosen_by_size(square: Array, y: Value) -> float:
 
     With E[g² | y] = 1 + a (y² - 1) and f = Var[|w|²] / E[|w|²]² (2/n for n normal weights) it is 1 + a f.
     """
-    at = y.own_source().at
-    level = float(at.weights @ square)
-    bend = 0.5 * float(at.weights @ (square * (at.z**2 - 1.0))) / level if level > 0 else 0.0
+    source = y.own_source()
+    weights, u = source.at.weights, source.u.double().numpy()
+    size = (u - weights @ u) ** 2
+    size = size / (weights @ size) - 1.0
+    level = float(weights @ square)
+    bend = float(weights @ (square * size)) / (level * float(weights @ size**2)) if level > 0 else 0.0
     return max(1.0 + bend * (y.fluctuation - y.inherited), 0.0)
 
 

@@ -34,17 +34,32 @@ def affine(
     return mean, k, g_second
 
 
-def shape_of_input(x: Value, call: Call) -> Array | None:
-    """A norm is affine, the shape of the distribution stays; a gamma that differs by channel makes heavy tails."""
+def shape_of_input(x: Value, call: Call, fluctuation: float = 0.0) -> Array | None:
+    """A norm is affine, the shape of the distribution stays; a gamma that differs by channel makes heavy tails.
+
+    So does the size of each channel's own weights, where it is not divided out (``fluctuation``).
+    """
     gamma = call.optional("weight")
     random_scale = gamma is not None and gamma.variance > 1e-6 * gamma.mean**2
-    if x.variance <= 0 or x.iid or (x.normal and not random_scale):
+    few = fluctuation > 2.0 / FEW
+    if x.variance <= 0 or x.iid or (x.normal and not random_scale and not few):
         return None
     values = quantiles(x.own_grid().double().numpy(), x.own_source().at.weights) - x.mean
+    if few:
+        values = product_quantiles(values, weight_norms(fluctuation))
     if gamma is not None and random_scale:
         scales = quantiles(gamma.mean + math.sqrt(gamma.variance) * nodes(0).z, nodes(0).weights)
         values = product_quantiles(values, scales)
     return sum_shape([values], 0.0)
+
+
+def weight_norms(fluctuation: float) -> Array:
+    """Quantiles of |w| for normal weights whose |w|² has that relative variance: chi-square, 2/f degrees of freedom."""
+    square = np.linspace(1e-3, 12.0, 4000) ** 2
+    count = 2.0 / fluctuation
+    log_density = (count - 1.0) * 0.5 * np.log(square) - 0.5 * count * square
+    density = np.exp(log_density - log_density.max())
+    return quantiles(np.sqrt(square), density / density.sum())
 
 
 FEW = 64
@@ -356,7 +371,8 @@ class PerSample(Normalisation):
         k = k if sizes else k.flat()
         mean, k, _ = affine(call, k * inverse**2, mean * inverse)
         call.memo["inverse"] = inverse
-        result = Value(x.dims, mean, k, approximate=x.approximate, shape_on_grid=shape_of_input(x, call))
+        shape = shape_of_input(x, call, x.fluctuation if channels > 1 else 0.0)
+        result = Value(x.dims, mean, k, approximate=x.approximate, shape_on_grid=shape)
         if channels > 1:
             result.fluctuation = result.inherited = x.fluctuation
         return result.settled()
