@@ -13,8 +13,8 @@ the standard deviation of ln(std) over seeds is b.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import astuple, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -151,8 +151,7 @@ def _backward(
     for node in reversed(list(graph.nodes)):
         if node not in backward:
             continue
-        here = arriving.get(node, [_Arriving()])
-        arrived = _Arriving(*(sum(part) / len(here) for part in zip(*map(astuple, here), strict=True)))
+        arrived = _mean(arriving.get(node, [_Arriving()]))
         found[node] = arrived.total
         op = str(node.meta.get("op", ""))
         for operand in node.all_input_nodes:
@@ -168,6 +167,13 @@ def _backward(
                 passed = arrived.times(values.get(node), value)
             arriving.setdefault(operand, []).append(passed)
     return found
+
+
+def _mean(arriving: Sequence[_Arriving]) -> _Arriving:
+    if len(arriving) == 1:
+        return arriving[0]
+    columns = zip(*((a.before, a.alike, a.share, a.slopes) for a in arriving), strict=True)
+    return _Arriving(*(sum(column) / len(arriving) for column in columns))
 
 
 def _shared(value: Value) -> float:

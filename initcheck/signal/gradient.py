@@ -7,8 +7,10 @@ expression (x * sigmoid(x)) add up coherently, and lets batch norm see E[g x] (i
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -72,6 +74,7 @@ class Gradient:
     weight_bias: float = 1.0
     per_channel: bool = False
     unbounded: bool = False
+    _total: Kernel | None = field(init=False, repr=False, compare=False, default=None)
 
     @classmethod
     def of(cls, *terms: Term) -> Gradient:
@@ -88,6 +91,7 @@ class Gradient:
 
     def add(self, term: Term) -> None:
         """Add a term; slopes of the same delta on the same source add up."""
+        self._total = None
         source = 0 if term.source is None else term.source.identity
         key = (term.identity, source)
         if key not in self.terms:
@@ -118,11 +122,10 @@ class Gradient:
 
     def total(self) -> Kernel:
         """E[g g'] of the sum, terms being independent."""
-        kernels = [term.effective() for term in self.terms.values()]
-        result = kernels[0]
-        for kernel in kernels[1:]:
-            result = result + kernel
-        return result
+        if self._total is None:
+            kernels = [term.effective() for term in self.terms.values()]
+            self._total = functools.reduce(operator.add, kernels)
+        return self._total
 
     def weighted(self, source: Source, by: torch.Tensor) -> Kernel:
         """E[g f(u) g' f(u')]; terms that know nothing of u are multiplied by the kernel of f."""

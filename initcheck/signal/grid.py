@@ -25,18 +25,37 @@ PHASES = 16
 _STEP = 2 * HALF_WIDTH / POINTS
 _POWERS = np.arange(ORDER)
 _TABLE = np.linspace(0.0, np.sqrt(2.0), 384)
-_TAIL_POWERS = 1.4 * ORDER * 2.0 ** np.arange(8)
+_OCTAVES = np.arange(8)
 _TABLE_RHO = np.clip(1.0 - _TABLE**2, -1.0, 1.0)
-_TABLE_RHO_POWERS = (
-    np.power.outer(_TABLE_RHO, _POWERS),
-    np.power.outer(np.maximum(_TABLE_RHO, 0.0), _TAIL_POWERS),
-)
+_KEPT = 512
+"""So many expansions are remembered."""
+
+
+def _powers(rho: Array) -> Array:
+    """rho^k by repeated multiplication, which costs a tenth of a power for each."""
+    powers = np.empty((len(rho), ORDER))
+    powers[:, 0] = 1.0
+    powers[:, 1:] = rho[:, None]
+    return np.multiply.accumulate(powers, axis=1, out=powers)
+
+
+def _tail_powers(rho: Array) -> Array:
+    """The powers that carry the remainder, each the square of the one before."""
+    powers = np.empty((len(rho), len(_OCTAVES)))
+    powers[:, 0] = np.maximum(rho, 0.0) ** (1.4 * ORDER)
+    for k in range(1, len(_OCTAVES)):
+        np.square(powers[:, k - 1], out=powers[:, k])
+    return powers
+
+
+_AT_TABLE = _powers(_TABLE_RHO), _tail_powers(_TABLE_RHO)
 
 
 @dataclass(frozen=True, slots=True)
 class Nodes:
     """Quadrature points ``z``, their weights under N(0, 1), and the weighted orthonormal Hermite functions."""
 
+    phase: int
     z: Array
     weights: Array
     basis: Array
@@ -54,7 +73,15 @@ def nodes(phase: int) -> Nodes:
     for k in range(1, ORDER - 1):
         basis[k + 1] = (z * basis[k] - np.sqrt(k) * basis[k - 1]) / np.sqrt(k + 1)
     basis *= weights
-    return Nodes(np.asarray(z, dtype=np.float64), np.asarray(weights, dtype=np.float64), basis)
+    return Nodes(phase, np.asarray(z, dtype=np.float64), np.asarray(weights, dtype=np.float64), basis)
+
+
+def on_grid(points: Array, z: Array, values: Array) -> Array:
+    """``np.interp`` for the evenly spaced ``z`` of ``nodes``, whose cells need no search."""
+    place = np.clip((points - z[0]) * (1.0 / _STEP), 0.0, len(z) - 1.0)
+    cell = np.minimum(place.astype(np.intp), len(z) - 2)
+    steps = np.diff(values)
+    return np.asarray(values[cell] + (place - cell) * steps[cell])
 
 
 def phase_for_kink_at(z: float) -> int:
@@ -69,39 +96,51 @@ class Spectrum:
     mean: float
     squares: Array
     total: float
+    remainder: Array | None = None
+    """What the series misses at rho = 1, by the powers that carry it."""
 
     @classmethod
     def of(cls, values: Array, at: Nodes) -> Spectrum:
         """From the function's values on the grid."""
-        coefficients = at.basis @ values
-        return cls(float(coefficients[0]), coefficients**2, float(at.weights @ (values * values)))
+        return _spectrum(np.asarray(values, dtype=np.float64).tobytes(), at.phase)
+
+    @classmethod
+    def by_squares(cls, mean: float, squares: Array, total: float) -> Spectrum:
+        """From the squared coefficients; the remainder continues the decay of the last two octaves of k."""
+        rest = total - float(squares.sum())
+        if not rest > 1e-12 * abs(total):
+            return cls(mean, squares, total)
+        last, before = float(squares[ORDER // 2 :].sum()), float(squares[ORDER // 4 : ORDER // 2].sum())
+        ratio = min(max(last / before, 0.0), 0.95) if before > 0 else 0.0
+        shares = ratio**_OCTAVES
+        return cls(mean, squares, total, rest * (shares / shares.sum()))
 
     def __call__(self, rho: Array) -> Array:
-        """E[f f'] at those correlations; the remainder continues the decay of the last two octaves of k."""
-        rho = np.clip(np.nan_to_num(rho, nan=0.0), -1.0, 1.0)
-        if rho.size > len(_TABLE):  # many pairs: F is smooth in sqrt(1 - rho), kinks of f included
-            return np.asarray(np.interp(np.sqrt(1.0 - rho), _TABLE, self._at(*_TABLE_RHO_POWERS)))
-        return self._at(np.power.outer(rho, _POWERS), np.power.outer(np.maximum(rho, 0.0), _TAIL_POWERS))
-
-    def _at(self, powers: Array, tail_powers: Array) -> Array:
-        result = powers @ self.squares
-        rest = self.total - float(self.squares.sum())
-        if rest > 1e-12 * abs(self.total):
-            last, before = float(self.squares[ORDER // 2 :].sum()), float(self.squares[ORDER // 4 : ORDER // 2].sum())
-            ratio = min(max(last / before, 0.0), 0.95) if before > 0 else 0.0
-            shares = ratio ** np.arange(len(_TAIL_POWERS))
-            result = result + rest * (tail_powers @ (shares / shares.sum()))
-        return np.asarray(result)
+        """E[f f'] at those correlations; 0 where one is no number."""
+        rho = np.minimum(np.maximum(rho, -1.0), 1.0)
+        undefined = np.isnan(rho)
+        if undefined.any():
+            rho[undefined] = 0.0
+        if rho.size <= len(_TABLE):
+            result = _powers(rho) @ self.squares
+            return result if self.remainder is None else np.asarray(result + _tail_powers(rho) @ self.remainder)
+        powers, tail = _AT_TABLE  # many pairs: F is smooth in sqrt(1 - rho), kinks of f included
+        table = powers @ self.squares
+        if self.remainder is not None:
+            table = table + tail @ self.remainder
+        return np.asarray(np.interp(np.sqrt(1.0 - rho), _TABLE, table))
 
     def kernel(self, correlation: Kernel) -> Kernel:
         """Second moments (not centred) for all classes of pairs."""
         return correlation.map(self)
 
-    def table(self) -> Array:
-        """E[f f'] at the correlations ``TABLE``."""
-        result = _TABLE_POWERS @ self.squares
-        rest = self.total - float(self.squares.sum())
-        return np.asarray(result + rest * _TABLE_TAIL) if abs(rest) > 1e-12 * abs(self.total) else result
+
+@functools.lru_cache(maxsize=_KEPT)
+def _spectrum(values: bytes, phase: int) -> Spectrum:
+    """Blocks repeat, and a slope is asked for more than once: half of all expansions are of a function seen before."""
+    at, function = nodes(phase), np.frombuffer(values)
+    coefficients = at.basis @ function
+    return Spectrum.by_squares(float(coefficients[0]), coefficients**2, float(at.weights @ (function * function)))
 
 
 TABLE = np.sin(np.linspace(-np.pi / 2, np.pi / 2, 129))
@@ -114,11 +153,12 @@ def scaled_moments(values: Array, u: Array, mean: float, at: Nodes, scales: Arra
     functions = np.stack([values if s == 1.0 else np.interp(mean + s * (u - mean), u, values) for s in scales])
     coefficients = functions @ at.basis.T
     totals = (functions * at.weights) @ functions.T
+    first, second = np.triu_indices(len(scales))
+    products = coefficients[first] * coefficients[second]
+    rest = totals[first, second] - products.sum(1)
+    rest[np.abs(rest) <= 1e-12 * np.abs(totals[first, second])] = 0.0
     tables = np.empty((len(scales), len(scales), len(TABLE)))
-    for i in range(len(scales)):
-        for j in range(i + 1):
-            products = Spectrum(0.0, coefficients[i] * coefficients[j], float(totals[i, j]))
-            tables[i, j] = tables[j, i] = products.table()
+    tables[first, second] = tables[second, first] = products @ _TABLE_POWERS.T + np.multiply.outer(rest, _TABLE_TAIL)
     return ScaledMoments(coefficients[:, 0], totals, tables)
 
 

@@ -85,12 +85,15 @@ class Kernel:
 
     def map(self, function: Callable[[Array], Array]) -> Kernel:
         """``function`` applied to every entry (it must act elementwise)."""
-        pairs = function(np.array([self.same, self.far, self.cross, self.sample]))
+        classes = np.array([self.same, self.far, self.cross, self.sample])
         if self.pairs is not None:
+            pairs = function(classes)
             every = function(self.same * self.pairs.ravel()).reshape(self.pairs.shape)
             return Kernel.by_pairs(every, float(pairs[2]), float(pairs[3]))
-        local = None if self.local is None else function(self.local.ravel()).reshape(self.local.shape)
-        return Kernel(float(pairs[0]), float(pairs[1]), float(pairs[2]), float(pairs[3]), local, self.profile)
+        mapped = function(classes if self.local is None else np.concatenate((classes, self.local.ravel())))
+        same, far, cross, sample = mapped[:4].tolist()
+        local = None if self.local is None else mapped[4:].reshape(self.local.shape)
+        return Kernel(same, far, cross, sample, local, self.profile)
 
     def between_positions(self, size: int) -> Array:
         """The same-sample moment of every two of ``size`` positions."""
@@ -128,12 +131,12 @@ class Kernel:
 
     def __add__(self, other: Kernel | float) -> Kernel:
         if not isinstance(other, Kernel) and self.pairs is None:
-            return self._shifted(float(other), self._mixed_profile(other))
+            return self._shifted(float(other), self._mixed_profile(other)) if other else self
         return self._combine(other, operator.add, self._mixed_profile(other))
 
     def __sub__(self, other: Kernel | float) -> Kernel:
         if not isinstance(other, Kernel) and self.pairs is None:
-            return self._shifted(-float(other), self.profile)
+            return self._shifted(-float(other), self.profile) if other else self
         return self._combine(other, operator.sub, self.profile)
 
     def _shifted(self, by: float, profile: Profile) -> Kernel:
@@ -151,6 +154,8 @@ class Kernel:
     def __mul__(self, other: Kernel | float) -> Kernel:
         """Elementwise (Hadamard) product: the kernel of a product of independent factors."""
         if not isinstance(other, Kernel):
+            if other == 1.0:
+                return self
             return Kernel(
                 self.same * other,
                 self.far * other,

@@ -263,16 +263,16 @@ def constant_value(real: torch.Tensor) -> Value:
     integer = not real.is_floating_point()
     if real.numel() == 0 or real.is_complex():
         return Value(dims, 0.0, Kernel.constant(0.0), iid=True, constant=real, integer=integer)
-    numbers = real.detach().to(torch.float64)
+    numbers = real.detach().resolve_neg().to("cpu", torch.float64).numpy()
     removed = numbers <= MASKED
     kept = None
-    if not integer and real.dim() >= 1 and bool(removed.any()) and not bool(removed.all()):
-        kept = (~removed).sum(-1).to(torch.float64).numpy().ravel()
+    if not integer and numbers.ndim and removed.any() and not removed.all():
+        kept = (~removed).sum(-1).astype(float).ravel()
         numbers = numbers[~removed]
-    if real.dtype == torch.bool and real.dim() >= 2:
-        kept = numbers.sum(-1).numpy().ravel()
+    if real.dtype == torch.bool and numbers.ndim >= 2:
+        kept = numbers.sum(-1).ravel()
     mean = float(numbers.mean())
-    variance = float(numbers.var(correction=0)) if numbers.numel() > 1 else 0.0
+    variance = float(numbers.var()) if numbers.size > 1 else 0.0
     used = {a.role for d in dims for a in d}
     covariance = Kernel.independent(variance, "S" in used, "P" in used)
     return Value(dims, mean, covariance, iid=True, constant=real, integer=integer, kept=kept)

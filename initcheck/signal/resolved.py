@@ -202,10 +202,15 @@ class Resolved:
 
         def expanded(pairs: Array) -> Array:
             rho = np.clip(pairs.reshape(len(scale), -1) / np.multiply.outer(scale, scale), -1.0, 1.0)
+            place = np.interp(rho, TABLE, np.arange(len(TABLE)))  # where in the table, once for all pairs of scales
+            below = np.clip(np.nan_to_num(place), 0, len(TABLE) - 2).astype(np.intp)
+            beyond = place - below
             result = np.zeros_like(rho)
             for i in range(len(scales)):
-                for j in range(len(scales)):
-                    result += np.multiply.outer(between[i], between[j]) * np.interp(rho, TABLE, moments.tables[i, j])
+                for j in range(i + 1):
+                    table = moments.tables[i, j]
+                    both = np.multiply.outer(between[i], between[j])
+                    result += (both if i == j else both + both.T) * (table[below] + beyond * np.diff(table)[below])
             return result.reshape(pairs.shape)
 
         own = np.einsum("ip,ij,jp->p", between, moments.totals, between)

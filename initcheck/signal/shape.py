@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,7 +21,8 @@ _POINTS = 96
 _LEVELS = (np.arange(_POINTS) + 0.5) / _POINTS
 SHARES = np.full(_POINTS, 1.0 / _POINTS)
 """What each quantile stands for."""
-_PAIRED = np.multiply.outer(SHARES, SHARES).ravel()
+_PAIRED = (np.arange(_POINTS**2) + 0.5) / _POINTS**2
+"""Levels of all pairs of two variables' quantiles, in order."""
 _RHO = np.linspace(-1.0, 1.0, 81)
 
 
@@ -29,24 +31,36 @@ def normal_cdf(x: Array) -> Array:
     return np.asarray(torch.special.ndtr(torch.from_numpy(np.ascontiguousarray(x))).numpy())
 
 
+@functools.cache
+def normal_levels() -> Array:
+    """Phi(z) on the nodes of ``grid``."""
+    return normal_cdf(nodes(0).z)
+
+
 def quantiles(values: Array, weights: Array) -> Array:
     """Values at fixed levels (of probability ``SHARES``), of a function known on weighted points."""
-    order = np.argsort(values)
-    cumulated = np.cumsum(weights[order])
-    return np.asarray(np.interp(_LEVELS, cumulated - 0.5 * weights[order], values[order]))
+    if not (values[1:] >= values[:-1]).all():
+        order = np.argsort(values, kind="stable")
+        values, weights = values[order], weights[order]
+    return np.asarray(np.interp(_LEVELS, np.cumsum(weights) - 0.5 * weights, values))
+
+
+def _of_pairs(values: Array) -> Array:
+    """Quantiles of what is known for every pair of two variables' quantiles."""
+    return np.asarray(np.interp(_LEVELS, _PAIRED, np.sort(values, axis=None)))
 
 
 def sum_quantiles(parts: Sequence[Array]) -> Array:
     """Quantiles of a sum of independent parts."""
     total = parts[0]
     for part in parts[1:]:
-        total = quantiles(np.add.outer(total, part).ravel(), _PAIRED)
+        total = _of_pairs(np.add.outer(total, part))
     return total
 
 
 def product_quantiles(first: Array, second: Array) -> Array:
     """Quantiles of a product of two independent factors."""
-    return quantiles(np.multiply.outer(first, second).ravel(), _PAIRED)
+    return _of_pairs(np.multiply.outer(first, second))
 
 
 def weight_shares(count: int) -> Array:
@@ -65,7 +79,7 @@ def sum_shape(skewed: Sequence[Array], normal_variance: float) -> Array:
     """
     total = sum_quantiles(skewed)
     at = nodes(0)
-    level = normal_cdf(at.z)
+    level = normal_levels()
     width = math.sqrt(max(normal_variance, 0.0))
     spread = float(np.ptp(total))
     if width < 1e-3 * spread:
@@ -92,7 +106,7 @@ def even_shape(mean: float, std: float, low: float, high: float) -> Array | None
     if not std > 0 or abs(std * math.sqrt(12.0) / (high - low) - 1.0) > _EVEN:
         return None
     at = nodes(0)
-    spread = np.clip(mean + std * math.sqrt(12.0) * (normal_cdf(at.z) - 0.5), low, high)
+    spread = np.clip(mean + std * math.sqrt(12.0) * (normal_levels() - 0.5), low, high)
     spread = spread - at.weights @ spread
     return np.asarray(spread / math.sqrt(float(at.weights @ (spread * spread))))
 
@@ -140,10 +154,12 @@ def given_factor(square: Array, u: Array, factor: Array, rest: Array, weighted: 
 
 
 def by_value(square: Array, u: Array, weights: Array) -> Array:
-    """``square`` averaged wherever u repeats itself: a rectifier's zeros are one value, whatever made them."""
-    _, which = np.unique(np.round(u / max(float(np.abs(u).max()), 1e-300), 9), return_inverse=True)
-    if which.max() + 1 == len(u):
+    """``square`` averaged wherever the rising u repeats itself: a rectifier's zeros are one value."""
+    rounded = np.round(u / max(float(np.abs(u).max()), 1e-300), 9)
+    other = rounded[1:] != rounded[:-1]
+    if other.all():
         return square
+    which = np.concatenate(([0], np.cumsum(other)))
     return np.asarray((np.bincount(which, weights * square) / np.bincount(which, weights))[which])
 
 

@@ -113,11 +113,15 @@ class Value:
     common: float = 0.0
     echo: Echo | None = None
     kurtosis: float = 3.0
+    _second: tuple[Kernel, float, Kernel] | None = field(init=False, repr=False, default=None)
 
     @property
     def second(self) -> Kernel:
         """E[x x'], not centred."""
-        return self.covariance + self.mean**2
+        known = self._second
+        if known is None or known[0] is not self.covariance or known[1] != self.mean:
+            known = self._second = (self.covariance, self.mean, self.covariance + self.mean**2)
+        return known[2]
 
     @property
     def variance(self) -> float:

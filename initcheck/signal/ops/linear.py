@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from initcheck.signal.fixed_filters import fixed_filter
 from initcheck.signal.gradient import Gradient, Term
-from initcheck.signal.grid import nodes
+from initcheck.signal.grid import nodes, on_grid
 from initcheck.signal.kernel import Array, Kernel, Profile
 from initcheck.signal.ops.normalisation import FEW
 from initcheck.signal.resolved import Axis, Resolved
@@ -185,7 +185,7 @@ class Window:
     dilation: int
     outputs: int
 
-    def taps(self) -> Iterator[tuple[Indices, Indices]]:
+    def pairs(self) -> Iterator[tuple[Indices, Indices]]:
         """For each tap: which outputs see an input through it, and which input."""
         base = np.arange(self.outputs) * self.stride - self.padding
         for tap in range(self.kernel):
@@ -193,32 +193,22 @@ class Window:
             inside = np.nonzero((inputs >= 0) & (inputs < self.size))[0]
             yield inside, np.asarray(inputs[inside], dtype=np.intp)
 
+    def taps(self) -> tuple[tuple[Indices, Indices], ...]:
+        """``pairs``, worked out once for all windows that are alike, as most of a net's are."""
+        return _taps(self)
+
     def spread(self, profile: Array | None) -> Taps:
         """From inputs to outputs, the input's moments spread as ``profile`` says."""
-        if profile is None and self.whole:
-            return Taps(float(self.kernel), float(self.kernel), None)
-        result, joint = np.zeros(self.outputs), 0.0
-        for outputs, inputs in self.taps():
-            seen = np.ones(len(inputs)) if profile is None else profile[inputs]
-            result[outputs] += seen
-            joint += (np.sqrt(np.maximum(seen, 0.0)).sum() / self.outputs) ** 2
-        return Taps.of(result, joint)
+        return _spread(self, None if profile is None else profile.tobytes())
 
     def gather(self, profile: Array | None) -> Taps:
         """From outputs back to inputs."""
-        result, joint = np.zeros(self.size), 0.0
-        for outputs, inputs in self.taps():
-            seen = np.ones(len(inputs)) if profile is None else profile[outputs]
-            np.add.at(result, inputs, seen)
-            joint += (np.sqrt(np.maximum(seen, 0.0)).sum() / self.size) ** 2
-        return Taps.of(result, joint)
+        return _gathered(self, None if profile is None else profile.tobytes())
 
     @property
     def concentration(self) -> float:
         """sum n_t² / (sum n_t)² over taps, n_t outputs using tap t: 1/kernel where all do."""
-        uses = np.array([float(len(inside)) for inside, _ in self.taps()])
-        total = float(uses.sum())
-        return float((uses**2).sum()) / total**2 if total > 0 else 1.0
+        return _concentration(self)
 
     @property
     def whole(self) -> bool:
@@ -230,7 +220,7 @@ class Window:
 class AdaptiveWindow(Window):
     """Output i sees the inputs floor(i n/o) ... ceil((i+1) n/o) - 1."""
 
-    def taps(self) -> Iterator[tuple[Indices, Indices]]:
+    def pairs(self) -> Iterator[tuple[Indices, Indices]]:
         """As for ``Window``; windows may differ in length by one."""
         i = np.arange(self.outputs)
         first, end = i * self.size // self.outputs, -((-(i + 1) * self.size) // self.outputs)
@@ -242,6 +232,46 @@ class AdaptiveWindow(Window):
     def whole(self) -> bool:
         """Whether the windows are all alike."""
         return self.size % self.outputs == 0
+
+
+_KEPT = 1024
+"""So many windows' views are remembered."""
+
+
+@functools.lru_cache(maxsize=_KEPT)
+def _taps(window: Window) -> tuple[tuple[Indices, Indices], ...]:
+    return tuple(window.pairs())
+
+
+@functools.lru_cache(maxsize=_KEPT)
+def _spread(window: Window, moments: bytes | None) -> Taps:
+    if moments is None and window.whole:
+        return Taps(float(window.kernel), float(window.kernel), None)
+    profile = None if moments is None else np.frombuffer(moments)
+    result, joint = np.zeros(window.outputs), 0.0
+    for outputs, inputs in window.taps():
+        seen = np.ones(len(inputs)) if profile is None else profile[inputs]
+        result[outputs] += seen
+        joint += (np.sqrt(np.maximum(seen, 0.0)).sum() / window.outputs) ** 2
+    return Taps.of(result, joint)
+
+
+@functools.lru_cache(maxsize=_KEPT)
+def _gathered(window: Window, moments: bytes | None) -> Taps:
+    profile = None if moments is None else np.frombuffer(moments)
+    result, joint = np.zeros(window.size), 0.0
+    for outputs, inputs in window.taps():
+        seen = np.ones(len(inputs)) if profile is None else profile[outputs]
+        np.add.at(result, inputs, seen)
+        joint += (np.sqrt(np.maximum(seen, 0.0)).sum() / window.size) ** 2
+    return Taps.of(result, joint)
+
+
+@functools.lru_cache(maxsize=_KEPT)
+def _concentration(window: Window) -> float:
+    uses = np.array([float(len(inside)) for inside, _ in window.taps()])
+    total = float(uses.sum())
+    return float((uses**2).sum()) / total**2 if total > 0 else 1.0
 
 
 @functools.lru_cache(maxsize=512)
@@ -480,16 +510,16 @@ def sum_of_few(x: Value, fan: float) -> Array | None:
     Its third cumulant has the sign of the weights: over units, it averages out. Cornish & Fisher (1938):
     z + k (z³ - 3z) / 24.
     """
-    if fan > FEW or x.variance <= 0 or x.iid:
+    if round(fan, 6) > FEW or x.variance <= 0 or x.iid:  # a mean number of taps: 64 is not always 64.0
         return None
-    values = x.own_grid().double().numpy() - x.mean
+    square = (x.own_grid().double().numpy() - x.mean) ** 2
     weights = x.own_source().at.weights
-    excess = float(weights @ values**4) / float(weights @ values**2) ** 2 - 3.0
+    excess = float(weights @ (square * square)) / float(weights @ square) ** 2 - 3.0
     bend = min(max(3.0 * excess / (fan + 2.0), -0.5), 3.0) / 24.0
     if abs(bend) < 1e-3:
         return None
     z = nodes(0).z
-    shape = z + bend * (z**3 - 3.0 * z)
+    shape = z + bend * (z * (z * z - 3.0))
     return np.asarray(np.maximum.accumulate(shape) / math.sqrt(1.0 + 6.0 * bend**2))
 
 
@@ -521,15 +551,20 @@ def few_inputs(kernel: Kernel, x: Value, fan: float, square: Array | None, y: Va
     centred = (x.own_grid().double().numpy() - x.mean) / math.sqrt(x.variance)
     coarse = np.linspace(centred.min(), centred.max(), 96)
     rho, shares = weight_correlations(round(max(fan, 1.0), 2))
-    z, weights = np.polynomial.hermite_e.hermegauss(24)
+    z, weights = _FEW_NORMAL
     met = coarse[:, None, None] * rho[None, :, None] + np.sqrt(1.0 - rho**2)[None, :, None] * z
-    expected = np.interp(met, behind, either) @ (weights / weights.sum()) @ shares
+    expected = on_grid(met, behind, either) @ weights @ shares
     given = np.interp(centred, coarse, expected)
     level = float(source.at.weights @ given)
     if not level > 0:
         return Gradient.fresh(kernel)
     slope = np.sqrt(np.maximum(given / level, 0.0))
     return Gradient.of(Term(matched(kernel, slope, source), torch.from_numpy(slope), source))
+
+
+_HERMITE = np.polynomial.hermite_e.hermegauss(24)
+_FEW_NORMAL = (_HERMITE[0], _HERMITE[1] / _HERMITE[1].sum())
+"""A normal variable in a few points, and their weights."""
 
 
 @functools.lru_cache(maxsize=256)

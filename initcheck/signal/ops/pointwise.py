@@ -140,29 +140,29 @@ BINARY = [
 
 def evaluate(values: torch.Tensor, like: Value, source: Source) -> Value:
     """The value whose grid is ``values``: mean and kernels by the spectrum of the function."""
-    values = values.detach().to(torch.float64) if values.dtype != torch.float64 else values.detach()
-    undefined = ~torch.isfinite(values)
-    if bool(undefined.any()):
-        if float(source.at.weights @ undefined.double().numpy()) > 1e-4:
+    at, numbers = source.at, values.detach().to(torch.float64).numpy()
+    defined = np.isfinite(numbers)
+    if not defined.all():
+        if float(at.weights @ ~defined) > 1e-4:
             raise Unknown("a function that is not defined for part of its input")
-        values = torch.where(undefined, torch.zeros_like(values), values)
-    spectrum = Spectrum.of(values.numpy(), source.at)
+        numbers = np.where(defined, numbers, 0.0)
+    spectrum = Spectrum.of(numbers, at)
     if not abs(spectrum.mean) < 1e150:
         raise Unknown("values beyond any float")
     second = spectrum.kernel(source.correlation)
     mean, by_position = spectrum.mean, source.correlation.resolved
     if by_position is not None and by_position.sizes == like.positions:
-        at_mean = float(source.at.weights @ source.u.numpy())
-        mean, applied = by_position.applied(values.numpy(), source.u.numpy(), at_mean, source.at)
+        u = source.u.numpy()
+        mean, applied = by_position.applied(numbers, u, float(at.weights @ u), at)
         second = second.with_resolved(applied)
     covariance = second - mean**2
     covariance = replace(covariance, same=max(covariance.same, 0.0))
     if covariance.resolved is None:
-        covariance = covariance.bent(bent_profile(like.covariance.profile, values.numpy(), source))
+        covariance = covariance.bent(bent_profile(like.covariance.profile, numbers, source))
     return Value(
         like.dims, mean, settle(covariance, like.dims), iid=like.iid, approximate=like.approximate,
-        source=source, grid=values, kept=like.kept, spectrum=spectrum, positive=bool(values.min() >= 0),
-        negative=bool(values.max() <= 0),
+        source=source, grid=torch.from_numpy(numbers), kept=like.kept, spectrum=spectrum,
+        positive=bool(numbers.min() >= 0), negative=bool(numbers.max() <= 0),
     )  # fmt: skip
 
 

@@ -1,0 +1,52 @@
+"""Expansions on the grid: cheap ways to the same numbers."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from initcheck.signal.grid import Spectrum, nodes, on_grid
+from initcheck.signal.kernel import Kernel
+from initcheck.signal.ops.linear import sum_of_few
+from initcheck.signal.shape import quantiles
+from initcheck.signal.value import Value, dims_of
+
+
+def test_points_on_an_even_grid_need_no_search() -> None:
+    z = nodes(5).z
+    points = np.random.default_rng(0).normal(0.0, 4.0, (3, 500))
+    assert np.allclose(on_grid(points, z, np.tanh(z)), np.interp(points, z, np.tanh(z)), rtol=1e-12, atol=0)
+
+
+def test_a_spectrum_is_the_same_for_few_and_many_pairs() -> None:
+    at = nodes(0)
+    for function in (np.maximum(at.z, 0.0), np.tanh(at.z), np.sign(at.z)):
+        spectrum = Spectrum.of(function, at)
+        rho = np.linspace(-0.99, 0.99, 500)
+        few = np.concatenate([spectrum(part) for part in np.split(rho, 10)])
+        assert np.allclose(few, spectrum(rho), atol=2e-3)
+    relu = Spectrum.of(np.maximum(at.z, 0.0), at)
+    rho = np.array([-0.5, 0.0, 0.3, 0.9, 1.0])
+    expected = (np.sqrt(1 - rho**2) + rho * (np.pi - np.arccos(rho))) / (2 * np.pi)  # Cho & Saul 2009
+    assert np.allclose(relu(rho), expected, atol=1e-5)
+    assert np.isnan(relu(np.array([np.nan, 1.0]))).sum() == 0
+
+
+def test_quantiles_do_not_ask_for_order() -> None:
+    at = nodes(0)
+    values = np.maximum(at.z, 0.0)
+    shuffled = np.random.default_rng(0).permutation(len(values))
+    assert np.allclose(quantiles(values, at.weights), quantiles(values[shuffled], at.weights[shuffled]), atol=5e-3)
+
+
+def test_a_sum_of_few_does_not_hang_on_the_last_bit() -> None:
+    """A mean number of taps comes out as 64.00000000000001 as often as 64."""
+    x = Value(dims_of((8, 64, 7, 7), ("S", "C", "P", "P")), 0.0, Kernel(1.0, 0.0, 0.0, 0.0))
+    positive = x.fresh(mean=1.0)
+    positive.own_source()
+    positive.grid = torch.relu(positive.own_grid() - 1.0)
+    exact, rounded = sum_of_few(positive, 64.0), sum_of_few(positive, 64.00000000000003)
+    assert exact is not None
+    assert rounded is not None
+    assert np.array_equal(exact, rounded)
+    assert sum_of_few(positive, 65.0) is None
