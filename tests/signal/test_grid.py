@@ -48,5 +48,5 @@ def test_a_sum_of_few_does_not_hang_on_the_last_bit() -> None:
     exact, rounded = sum_of_few(positive, 64.0), sum_of_few(positive, 64.00000000000003)
     assert exact is not None
     assert rounded is not None
-    assert np.array_equal(exact, rounded)
+    assert np.allclose(exact, rounded, rtol=1e-9)
     assert sum_of_few(positive, 65.0) is None
