@@ -90,15 +90,19 @@ class InitStatement:
 class InsertInit:
     """Edit: at the end of ``class_name.__init__`` (class at ``location``), initialise layers that have no init call.
 
+    Without a class, right behind the assignment at ``location``, whose variable then stands for ``self``.
+
     ``module_types`` non-empty: one loop over ``self.modules()`` that applies ``statements`` (whose target is then
     relative to the loop variable ``module``, e.g. ``module.weight``) to every module of these types
-    (``("nn.Linear", "nn.Conv2d")``). Empty: the statements as they stand, one after another.
+    (``("nn.Linear", "nn.Conv2d")``). ``over`` non-empty (``self.layers[1:]``): one loop over that, for each of its
+    items. Both empty: the statements as they stand, one after another.
     """
 
     location: Location
     class_name: str
     statements: tuple[InitStatement, ...]
     module_types: tuple[str, ...] = ()
+    over: str = ""
 
 
 @dataclass(frozen=True, slots=True)

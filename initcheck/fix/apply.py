@@ -94,6 +94,7 @@ class _Editor(cst.CSTTransformer):
         self._inserter = inserter
         self._open: dict[object, Edit] = {span: edit for span, (_, edit) in plan.rewrites.items()}
         self._open |= {start: found[0][1] for start, found in plan.insertions.items()}
+        self._open |= {("behind", start): found[0][1] for start, found in plan.sequels.items()}
 
     def check_complete(self) -> None:
         """Raise EditError if a planned edit met no node (the two parsers disagree on a position)."""
@@ -127,10 +128,15 @@ class _Editor(cst.CSTTransformer):
 
     def leave_SimpleStatementLine(
         self, original_node: cst.SimpleStatementLine, updated_node: cst.SimpleStatementLine
-    ) -> cst.SimpleStatementLine | cst.RemovalSentinel:
+    ) -> cst.SimpleStatementLine | cst.RemovalSentinel | cst.FlattenSentinel[cst.BaseStatement]:
         if self._plan.removals and self._span(original_node.body[0])[:2] in self._plan.removals:
             return cst.RemoveFromParent()
-        return updated_node
+        inserted: list[cst.BaseStatement] = []
+        for start in [self._span(part)[:2] for part in original_node.body] if self._plan.sequels else ():
+            for variable, edit in self._plan.sequels.get(start, ()):
+                inserted += self._inserter.behind(edit, variable)
+                self._open.pop(("behind", start), None)
+        return cst.FlattenSentinel([updated_node, *inserted]) if inserted else updated_node
 
     def leave_ClassDef(self, original_node: cst.ClassDef, updated_node: cst.ClassDef) -> cst.ClassDef:
         if not self._plan.insertions:

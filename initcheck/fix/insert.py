@@ -1,4 +1,5 @@
-"""Insert init statements at the end of a class's ``__init__``, before code that itself initialises or loads weights."""
+"""Insert init statements: at the end of a class's ``__init__``, before code that itself initialises or loads weights;
+or behind the assignment of a model that has no class of its own."""
 
 from __future__ import annotations
 
@@ -46,9 +47,10 @@ class Inserter:
         inner = _indented(function.body)
         statements = self._statements(edit, self_name, used, near, inner.indent)
         at = _insertion_point(inner.body)
-        if at > 0 and edit.module_types:
+        loops = bool(edit.module_types or edit.over)
+        if at > 0 and loops:
             statements[0] = statements[0].with_changes(leading_lines=[cst.EmptyLine(indent=False)])
-        if at < len(inner.body) and edit.module_types and not _leading_lines(inner.body[at]):
+        if at < len(inner.body) and loops and not _leading_lines(inner.body[at]):
             following = inner.body[at].with_changes(leading_lines=[cst.EmptyLine(indent=False)])
             rest: Sequence[cst.BaseStatement] = [following, *inner.body[at + 1 :]]
         else:
@@ -57,6 +59,10 @@ class Inserter:
         new_function = function.with_changes(body=new_inner)
         items = [*body.body[:position], new_function, *body.body[position + 1 :]]
         return node.with_changes(body=body.with_changes(body=items))
+
+    def behind(self, edit: InsertInit, variable: str) -> list[cst.BaseStatement]:
+        """The statements of ``edit`` for a model that a variable holds, at the level of the module."""
+        return self._statements(edit, variable, self._names.used(), None, None)
 
     def _with_new_init(self, edit: InsertInit, original: ast.ClassDef, body: cst.IndentedBlock) -> cst.IndentedBlock:
         near = next((n for statement in original.body for n in ast.walk(statement) if isinstance(n, ast.expr)), None)
@@ -79,7 +85,7 @@ class Inserter:
     ) -> list[cst.BaseStatement]:
         if not edit.statements:
             raise EditError("there is nothing to insert", edit)
-        if not edit.module_types:
+        if not edit.module_types and not edit.over:
             return [self._line(statement, statement.target, self_name, near) for statement in edit.statements]
         variable = next((name for name in _LOOP_NAMES if name not in used), None)
         if variable is None:
@@ -88,7 +94,10 @@ class Inserter:
         for statement in edit.statements:
             target = re.sub(r"^module\b", variable, statement.target)
             line = self._line(statement, target, self_name, near)
-            lines.append(_guarded(target, line, indent) if target.endswith(".bias") else line)
+            lines.append(_guarded(target, line, indent) if edit.module_types and target.endswith(".bias") else line)
+        if edit.over:
+            items = cst.parse_expression(re.sub(r"^self\b", self_name, edit.over))
+            return [cst.For(cst.Name(variable), items, cst.IndentedBlock(lines, indent=indent))]
         types = [self._style.expression(text, near) for text in edit.module_types]
         kinds: cst.BaseExpression = types[0] if len(types) == 1 else _tuple(types)
         test = cst.Call(

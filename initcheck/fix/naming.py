@@ -50,6 +50,10 @@ class Names:
                 return bound + name[len(meaning) :]
         raise EditError(f"there is no free name to import {name} by")
 
+    def used(self) -> set[str]:
+        """Names that mean something anywhere in the file."""
+        return {node.id for node in ast.walk(self.source.tree) if isinstance(node, ast.Name)}
+
     def replacement(self, function: ast.expr, new: str) -> str:
         """How to write ``torch.nn.init.<new>`` where ``function`` stands, in the manner of ``function``."""
         if isinstance(function, ast.Attribute):

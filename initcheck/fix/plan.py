@@ -22,10 +22,13 @@ class Plan:
     imports: list[tuple[ast.alias, RewriteCall]] = field(default_factory=list)
     removals: set[tuple[int, int]] = field(default_factory=set)
     insertions: dict[tuple[int, int], list[tuple[ast.ClassDef, InsertInit]]] = field(default_factory=dict)
+    """By the class that is added to."""
+    sequels: dict[tuple[int, int], list[tuple[str, InsertInit]]] = field(default_factory=dict)
+    """What is inserted behind an assignment, with the name of its variable."""
 
     def lines(self) -> set[int]:
         """First lines of everything that is rewritten, removed or added to."""
-        return {line for line, *_ in (*self.rewrites, *self.removals, *self.insertions)}
+        return {line for line, *_ in (*self.rewrites, *self.removals, *self.insertions, *self.sequels)}
 
     def add(self, target: Target, edit: RewriteCall) -> None:
         """Plan a rewrite, unless another one of the same expression says something else."""
@@ -84,6 +87,10 @@ def make_plan(source: SourceFile, edits: Iterable[Edit]) -> Plan:
             raise EditError(f"it must be made in another file, {edit.location.path}", edit)
         if isinstance(edit, Substitute):
             continue  # text, which needs no place to be found
+        if isinstance(edit, InsertInit) and not edit.class_name:
+            statement, variable = find_assignment(source, edit)
+            plan.sequels.setdefault(_start(source, statement), []).append((variable, edit))
+            continue
         if isinstance(edit, InsertInit):
             node = find_class(source, edit)
             plan.insertions.setdefault(_start(source, node), []).append((node, edit))
@@ -105,14 +112,16 @@ def make_plan(source: SourceFile, edits: Iterable[Edit]) -> Plan:
 
 
 def _check_statements(plan: Plan) -> None:
-    """Refuse two insertions into one class that initialise the same target differently."""
-    for insertions in plan.insertions.values():
+    """Refuse two insertions at one place that initialise the same target differently."""
+    places = [[edit for _, edit in found] for found in plan.insertions.values()]
+    places += [[edit for _, edit in found] for found in plan.sequels.values()]
+    for edits in places:
         seen: dict[tuple[str, str], object] = {}
-        for _, edit in insertions:
+        for edit in edits:
             for statement in edit.statements:
                 for kind in edit.module_types or ("",):
                     value = (statement.function, statement.arguments)
-                    if seen.setdefault((kind, statement.target), value) != value:
+                    if seen.setdefault((edit.over or kind, statement.target), value) != value:
                         raise EditError(f"another fix initialises {statement.target} differently", edit)
 
 
@@ -135,6 +144,20 @@ def edited_lines(source: SourceFile, edits: Iterable[Edit]) -> set[int]:
         elif isinstance(edit, Substitute):
             lines.update(range(edit.location.line, edit.location.end_line + 1))
     return lines
+
+
+def find_assignment(source: SourceFile, edit: InsertInit) -> tuple[ast.Assign, str]:
+    """The assignment of a model to a variable that the edit means, outside of functions and classes.
+
+    Raises:
+        EditError: if there is none, or the variable is assigned elsewhere too.
+    """
+    for node, place in source.survey.whole.assigns:
+        if (node.lineno, place.classes, place.functions) == (edit.location.line, (), ()):
+            names = [target.id for target in node.targets if isinstance(target, ast.Name)]
+            if len(names) == len(node.targets) == 1 and len(place.scope.bindings[names[0]]) == 1:
+                return node, names[0]
+    raise EditError("no variable holds the model, and that alone, at this line", edit)
 
 
 def find_class(source: SourceFile, edit: InsertInit) -> ast.ClassDef:

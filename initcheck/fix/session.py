@@ -282,7 +282,8 @@ class _Session:
 
 
 def _insertion(edit: InsertInit) -> tuple[object, ...]:
-    return (edit.class_name, edit.statements, edit.module_types)
+    place = edit.class_name or edit.location.line
+    return (place, edit.statements, edit.module_types, edit.over)
 
 
 def _objection(groups: Sequence[_Group], before: FileResult, after: FileResult) -> str:

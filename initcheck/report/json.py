@@ -130,6 +130,7 @@ def _edit(edit: Edit) -> dict[str, Any]:
         "location": _place(edit.location),
         "class": edit.class_name,
         "module_types": edit.module_types,
+        "over": edit.over,
         "statements": [
             {"target": s.target, "function": s.function, "arguments": dict(s.arguments)} for s in edit.statements
         ],

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import defaultdict
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from initcheck.findings import Finding
+from initcheck.findings import Finding, Fix, InsertInit
 from initcheck.rules.base import ModelContext, finding
+from initcheck.rules.redraw import attribute_path, redraw
 from initcheck.rules.writes import counted, listed
 
 if TYPE_CHECKING:
@@ -96,7 +98,64 @@ def _finding(
             else "make each layer by its own constructor call, or call reset_parameters() on every copy"
         ),
         copies=len(members) - 1,
+        fix=_fix(context, members, cases),
     )
+
+
+# -- the copies drawn anew, each tensor as the original was -----------------------------------------------------------
+
+_MOST_STATEMENTS = 8
+
+
+def _fix(context: ModelContext, members: tuple[str, ...], cases: list[tuple[str, list[ParameterRecord]]]) -> Fix | None:
+    """At the end of the constructor that holds all the members, where it stands in the checked file."""
+    owner, class_name = _owner(context, members)
+    source = context.source
+    where = source.class_location(class_name) if source is not None and class_name else None
+    if where is None:
+        return None
+    prefix = f"{owner}." if owner else ""
+    items = _slice(prefix, [member.removeprefix(prefix) for member in members], context)
+    drawn = [
+        (context.trace.parameters[original], original.removeprefix(f"{members[0]}.") if items else clone.name)
+        for original, clones in cases
+        for clone in (clones[:1] if items else clones)
+    ]
+    paths = [attribute_path(name.removeprefix(prefix), "module" if items else "self") for _, name in drawn]
+    statements = [redraw(record, path) for (record, _), path in zip(drawn, paths, strict=True) if path is not None]
+    found = tuple(statement for statement in statements if statement is not None)
+    if len(found) < len(drawn) or len(found) > _MOST_STATEMENTS:
+        return None
+    return Fix("draw each copy anew", (InsertInit(where, class_name, found, over=items),))
+
+
+def _owner(context: ModelContext, members: tuple[str, ...]) -> tuple[str, str]:
+    """The innermost module around all members whose class stands in the checked file: (path, class name)."""
+    steps = zip(*(member.split(".")[:-1] for member in members), strict=False)
+    parts = [step[0] for step in itertools.takewhile(lambda step: len(set(step)) == 1, steps)]
+    for end in range(len(parts), -1, -1):
+        path = ".".join(parts[:end])
+        module = context.trace.modules.get(path)
+        name = module.type_name.rpartition(".")[2] if module is not None else ""
+        if module is not None and not module.type_name.startswith("torch.nn."):
+            known = context.source is not None and context.source.find_class(name) is not None
+            return (path, name) if known else ("", "")
+    return "", ""
+
+
+def _slice(prefix: str, members: list[str], context: ModelContext) -> str:
+    """``self.layers[1:]`` for the copies of ``layers.0`` in ``layers.1`` and ``layers.2``; empty without a list."""
+    lists = {member.rpartition(".")[0] for member in members}
+    last = [member.rpartition(".")[2] for member in members]
+    if len(lists) > 1 or lists == {""} or not all(part.isdigit() for part in last):
+        return ""
+    indices = sorted(int(part) for part in last[1:])
+    held = lists.pop()
+    path = attribute_path(held, "self")
+    end = indices[-1] + 1
+    if path is None or indices != list(range(indices[0], end)):
+        return ""
+    return f"{path}[{indices[0]}:{end if f'{prefix}{held}.{end}' in context.trace.modules else ''}]"
 
 
 def _transformer_of(member: str, context: ModelContext) -> str:

@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from initcheck.findings import InitStatement, InsertInit, Location, RewriteCall
+from initcheck.rules.redraw import attribute_path
 from initcheck.rules.source_index import init_writes
 from initcheck.source.torch_names import INITIALISERS
 
@@ -151,15 +152,10 @@ def insertion(records: list[ParameterRecord], context: ModelContext) -> InsertIn
     Layers of one type that need the same call share a loop; a layer that the loop would serve wrongly keeps it from
     being offered only if nothing but a loop could serve the others.
     """
-    source = context.source
-    root = context.trace.modules.get("")
-    if source is None or root is None:
+    place = _insertion_place(context)
+    if place is None:
         return None
-    class_name = root.type_name.rpartition(".")[2]
-    node = source.find_class(class_name)
-    where = source.class_location(class_name)
-    if node is None or where is None:
-        return None
+    where, class_name = place
     pairs = [(record, s) for record in records for s in suggestions_for([record], context)]
     if not pairs or any(s.function not in INITIALISERS for _, s in pairs):
         return None
@@ -172,21 +168,24 @@ def insertion(records: list[ParameterRecord], context: ModelContext) -> InsertIn
         return InsertInit(where, class_name, (statement,), tuple(sorted(f"nn.{name}" for name in types)))
     statements = []
     for record, suggestion in pairs:
-        path = _attribute_path(record)
+        path = attribute_path(record.name, "self")
         if path is None:
             return None
         statements.append(InitStatement(path, suggestion.function, suggestion.arguments))
     return InsertInit(where, class_name, tuple(statements))
 
 
-def _attribute_path(record: ParameterRecord) -> str | None:
-    """``self.features[0].weight`` for ``features.0.weight``."""
-    path = "self"
-    for part in record.name.split("."):
-        if part.isdigit():
-            path += f"[{part}]"
-        elif part.isidentifier():
-            path += f".{part}"
-        else:
-            return None
-    return path
+def _insertion_place(context: ModelContext) -> tuple[Location, str] | None:
+    """The model's class in the checked file; for a model of torch's own class, the assignment that makes it, and ""."""
+    source = context.source
+    root = context.trace.modules.get("")
+    if source is None or root is None:
+        return None
+    if not root.type_name.startswith("torch.nn."):
+        class_name = root.type_name.rpartition(".")[2]
+        where = source.class_location(class_name)
+        return (where, class_name) if where is not None else None
+    for node, place in source.survey.whole.assigns:
+        if source.location(node.value) == context.fallback and not place.functions and not place.classes:
+            return source.location(node), ""
+    return None

@@ -271,6 +271,62 @@ def test_two_insertions_that_disagree_are_refused():
         apply_edits(text, "net.py", [one, two])
 
 
+# -- behind an assignment --------------------------------------------------------------------------------------------
+
+MODEL = textwrap.dedent(
+    """\
+    from torch import nn
+
+    model = nn.Sequential(
+        nn.Linear(3, 4),
+        nn.ReLU(),
+    )
+    module = 1
+    """
+)
+
+
+def behind(text: str, line: int, types=("nn.Linear",), statements=(WEIGHT,)) -> str:
+    return apply_edits(text, "net.py", [InsertInit(Location("net.py", line), "", statements, types)])
+
+
+def test_a_loop_right_behind_the_assignment_of_a_model():
+    assert behind(MODEL, 3) == MODEL.replace(
+        "\n)\n",
+        """
+)
+for layer in model.modules():
+    if isinstance(layer, nn.Linear):
+        nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+""",
+    )
+
+
+def test_statements_behind_an_assignment_within_a_block():
+    text = "from torch import nn\nif True:\n    net = nn.Sequential(nn.Linear(3, 4))\n"
+    statement = InitStatement("self[0].weight", "orthogonal_")
+    assert behind(text, 3, (), (statement,)) == f"{text}    nn.init.orthogonal_(net[0].weight)\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["x = 1\n", "\n\nmodel = nn.ReLU()\nmodel = nn.ReLU()\n", "\n\na = b = f()\n", "\ndef f():\n    model = g()\n"],
+)
+def test_without_the_one_variable_that_holds_the_model_it_is_refused(text):
+    with pytest.raises(EditError, match="no variable holds the model"):
+        behind(text, 3)
+
+
+def test_a_loop_over_the_copies_of_a_layer():
+    edit = InsertInit(Location("net.py", 3), "Net", (WEIGHT,), over="self.layers[1:]")
+    after = apply_edits(NET, "net.py", [edit])
+    loop_text = """
+        for module in self.layers[1:]:
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+"""
+    assert loop_text in after
+
+
 LINES = [
     "self.a = nn.Linear(1, 2)",
     "x = 3  # é",

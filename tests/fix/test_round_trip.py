@@ -1,0 +1,104 @@
+"""Whole runs with ``--fix``: the file is mended, runs, and a new run finds nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from initcheck.config import Config
+from initcheck.engine import run
+
+pytestmark = pytest.mark.slow
+
+
+def fixed(tmp_path: Path, text: str, code: str) -> dict[str, object]:
+    """What the mended file defines; the file as given has a finding of ``code``, the mended one has none."""
+    path = tmp_path / "net.py"
+    path.write_text(text)
+    outcome = run([path], Config(fix=True)).result
+    (file,) = outcome.files
+    assert file.fixes is not None
+    assert [finding.code for finding in file.fixes.applied] == [code]
+    assert outcome.all_findings() == []
+    defined: dict[str, object] = {"__name__": "net"}
+    exec(path.read_text(), defined)
+    return defined
+
+
+def test_a_model_without_a_class_is_initialised_behind_its_assignment(tmp_path):
+    text = """\
+import torch
+from torch import nn
+
+layers = []
+for _ in range(30):
+    layers += [nn.Linear(64, 64), nn.ReLU()]
+model = nn.Sequential(*layers, nn.Linear(64, 10))
+
+if __name__ == "__main__":
+    model(torch.randn(2, 64))
+"""
+    model = fixed(tmp_path, text, "IC202")["model"]
+    assert model[2].weight.detach().std().item() == pytest.approx((2 / 64) ** 0.5, rel=0.1)
+
+
+def test_copies_are_drawn_anew_as_the_original_was(tmp_path):
+    text = """\
+import copy
+
+import torch
+from torch import nn
+
+
+class Pair(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.left = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 64))
+        nn.init.trunc_normal_(self.left[0].weight, std=0.2)
+        self.right = copy.deepcopy(self.left)
+        self.head = nn.Linear(128, 4)
+
+    def forward(self, x):
+        return self.head(torch.cat([self.left(x), self.right(x)], -1))
+
+
+if __name__ == "__main__":
+    Pair()(torch.randn(2, 16))
+"""
+    pair = fixed(tmp_path, text, "IC109")["Pair"]()
+    for index in (0, 2):
+        one, other = pair.left[index].weight.detach(), pair.right[index].weight.detach()
+        assert torch.corrcoef(torch.stack([one.flatten(), other.flatten()]))[0, 1].abs() < 0.15
+        assert other.std().item() == pytest.approx(one.std().item(), rel=0.1)
+
+
+def test_copies_in_a_list_of_any_length(tmp_path):
+    text = """\
+import copy
+
+import torch
+from torch import nn
+
+
+class Stack(nn.Module):
+    def __init__(self, depth=4):
+        super().__init__()
+        layer = nn.Linear(32, 32)
+        self.layers = nn.ModuleList([copy.deepcopy(layer) for _ in range(depth)])
+        self.norm = nn.LayerNorm(32)
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = self.norm(torch.tanh(layer(x)))
+        return x
+
+
+if __name__ == "__main__":
+    Stack()(torch.randn(2, 32))
+"""
+    stack = fixed(tmp_path, text, "IC109")["Stack"](6)
+    weights = [layer.weight.detach().flatten() for layer in stack.layers]
+    correlations = torch.corrcoef(torch.stack(weights)) - torch.eye(6)
+    assert correlations.abs().max() < 0.15
