@@ -96,6 +96,8 @@ class InsertInit:
     relative to the loop variable ``module``, e.g. ``module.weight``) to every module of these types
     (``("nn.Linear", "nn.Conv2d")``). ``over`` non-empty (``self.layers[1:]``): one loop over that, for each of its
     items. Both empty: the statements as they stand, one after another.
+
+    ``last``: behind code of ``__init__`` that itself initialises, which would undo it.
     """
 
     location: Location
@@ -103,6 +105,7 @@ class InsertInit:
     statements: tuple[InitStatement, ...]
     module_types: tuple[str, ...] = ()
     over: str = ""
+    last: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,8 @@ from initcheck.fix.target import TENSOR_METHODS
 _LOOP_NAMES = ("module", "layer", "submodule", "initialised_module")
 # Methods that initialise, load or report: what is inserted must come before them, or it would undo their work.
 _FINISHING = re.compile(r"init|reset|load|post_init|apply$|^_?print|tie_weights|^freeze|^log|^info$", re.IGNORECASE)
+# Of them, those that come after an init that must have the last word.
+_LOADING = re.compile(r"load|^_?print|tie_weights|^freeze|^log|^info$", re.IGNORECASE)
 _WALKS = re.compile(r"^(named_)?(modules|parameters|children)$")
 
 
@@ -46,7 +48,7 @@ class Inserter:
         }
         inner = _indented(function.body)
         statements = self._statements(edit, self_name, used, near, inner.indent)
-        at = _insertion_point(inner.body)
+        at = _insertion_point(inner.body, _LOADING if edit.last else _FINISHING)
         loops = bool(edit.module_types or edit.over)
         if at > 0 and loops:
             statements[0] = statements[0].with_changes(leading_lines=[cst.EmptyLine(indent=False)])
@@ -165,39 +167,41 @@ def _is_simple(item: cst.CSTNode, kind: type[cst.CSTNode]) -> bool:
     return isinstance(item, cst.SimpleStatementLine) and len(item.body) == 1 and isinstance(item.body[0], kind)
 
 
-def _insertion_point(body: Sequence[cst.BaseStatement]) -> int:
+def _insertion_point(body: Sequence[cst.BaseStatement], finishing: re.Pattern[str]) -> int:
     """After the last statement that can add a layer: what finishes the object (init, loading, logging) stays last."""
     at = len(body)
-    while at > 0 and _finishes(body[at - 1]):
+    while at > 0 and _finishes(body[at - 1], finishing):
         at -= 1
     return at
 
 
-def _finishes(item: cst.CSTNode) -> bool:
+def _finishes(item: cst.CSTNode, finishing: re.Pattern[str]) -> bool:
     if isinstance(item, (cst.For, cst.With, cst.If)):
-        return _finishing_block(item)
+        return _finishing_block(item, finishing)
     if not isinstance(item, cst.SimpleStatementLine):
         return False
-    return all(_finishes_simply(part) for part in item.body)
+    return all(_finishes_simply(part, finishing) for part in item.body)
 
 
-def _finishing_block(item: cst.For | cst.With | cst.If) -> bool:
+def _finishing_block(item: cst.For | cst.With | cst.If, finishing: re.Pattern[str]) -> bool:
     """A loop over ``self.modules()``, ``with torch.no_grad():``, ``if pretrained:`` around finishing statements."""
     if isinstance(item, cst.For):
         calls = item.iter
-        return isinstance(calls, cst.Call) and bool(_WALKS.match(_last_name(calls.func)))
+        walks = isinstance(calls, cst.Call) and bool(_WALKS.match(_last_name(calls.func)))
+        return walks and finishing is _FINISHING
     if isinstance(item, cst.If) and item.orelse is not None:
         return False
-    return all(_finishes(part) for part in _indented(item.body).body)
+    return all(_finishes(part, finishing) for part in _indented(item.body).body)
 
 
-def _finishes_simply(part: cst.CSTNode) -> bool:
+def _finishes_simply(part: cst.CSTNode, finishing: re.Pattern[str]) -> bool:
     if isinstance(part, cst.Return):
         return True
     if not isinstance(part, cst.Expr) or not isinstance(part.value, cst.Call):
         return False
     name = _last_name(part.value.func)
-    return name != "__init__" and bool(name in TENSOR_METHODS or name.endswith("_") or _FINISHING.search(name))
+    initialises = finishing is _FINISHING and (name in TENSOR_METHODS or name.endswith("_"))
+    return name != "__init__" and (initialises or bool(finishing.search(name)))
 
 
 def _last_name(func: cst.BaseExpression) -> str:

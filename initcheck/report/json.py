@@ -131,6 +131,7 @@ def _edit(edit: Edit) -> dict[str, Any]:
         "class": edit.class_name,
         "module_types": edit.module_types,
         "over": edit.over,
+        "last": edit.last,
         "statements": [
             {"target": s.target, "function": s.function, "arguments": dict(s.arguments)} for s in edit.statements
         ],

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from initcheck.findings import Finding, Fix, InsertInit
 from initcheck.rules.base import ModelContext, finding
-from initcheck.rules.redraw import attribute_path, redraw
+from initcheck.rules.items import attribute_path, slice_of
+from initcheck.rules.redraw import redraw
 from initcheck.rules.writes import counted, listed
 
 if TYPE_CHECKING:
@@ -114,17 +115,18 @@ def _fix(context: ModelContext, members: tuple[str, ...], cases: list[tuple[str,
     where = source.class_location(class_name) if source is not None and class_name else None
     if where is None:
         return None
-    prefix = f"{owner}." if owner else ""
-    items = _slice(prefix, [member.removeprefix(prefix) for member in members], context)
-    drawn = [
-        (context.trace.parameters[original], original.removeprefix(f"{members[0]}.") if items else clone.name)
-        for original, clones in cases
-        for clone in (clones[:1] if items else clones)
-    ]
-    paths = [attribute_path(name.removeprefix(prefix), "module" if items else "self") for _, name in drawn]
-    statements = [redraw(record, path) for (record, _), path in zip(drawn, paths, strict=True) if path is not None]
+    inside = f"{owner}." if owner else ""
+    items = _slice(owner, [member.removeprefix(inside) for member in members], context)
+    targets: list[tuple[str, str | None]] = []
+    for original, clones in cases:
+        if items:
+            targets.append((original, attribute_path(original.removeprefix(f"{members[0]}."), "module")))
+        else:
+            targets += [(original, attribute_path(clone.name.removeprefix(inside), "self")) for clone in clones]
+    records = context.trace.parameters
+    statements = [redraw(records[original], path) for original, path in targets if path is not None]
     found = tuple(statement for statement in statements if statement is not None)
-    if len(found) < len(drawn) or len(found) > _MOST_STATEMENTS:
+    if len(found) < len(targets) or len(found) > _MOST_STATEMENTS:
         return None
     return Fix("draw each copy anew", (InsertInit(where, class_name, found, over=items),))
 
@@ -143,19 +145,13 @@ def _owner(context: ModelContext, members: tuple[str, ...]) -> tuple[str, str]:
     return "", ""
 
 
-def _slice(prefix: str, members: list[str], context: ModelContext) -> str:
+def _slice(owner: str, members: list[str], context: ModelContext) -> str:
     """``self.layers[1:]`` for the copies of ``layers.0`` in ``layers.1`` and ``layers.2``; empty without a list."""
     lists = {member.rpartition(".")[0] for member in members}
-    last = [member.rpartition(".")[2] for member in members]
-    if len(lists) > 1 or lists == {""} or not all(part.isdigit() for part in last):
+    indices = [member.rpartition(".")[2] for member in members[1:]]
+    if len(lists) > 1 or lists == {""} or not all(index.isdigit() for index in indices):
         return ""
-    indices = sorted(int(part) for part in last[1:])
-    held = lists.pop()
-    path = attribute_path(held, "self")
-    end = indices[-1] + 1
-    if path is None or indices != list(range(indices[0], end)):
-        return ""
-    return f"{path}[{indices[0]}:{end if f'{prefix}{held}.{end}' in context.trace.modules else ''}]"
+    return slice_of(lists.pop(), map(int, indices), context, owner)
 
 
 def _transformer_of(member: str, context: ModelContext) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 
-from initcheck.findings import Finding, Severity
+from initcheck.findings import Finding, Fix, InitStatement, InsertInit, Severity
 from initcheck.rules.base import ModelContext, finding
-from initcheck.rules.scale import cause_of, joins_of
-from initcheck.rules.writes import class_location
+from initcheck.rules.items import attribute_path, item_of, slice_of
+from initcheck.rules.scale import cause_of, joins_of, structure_of
+from initcheck.rules.writes import class_location, insertion_place
 
 CODE = "IC401"
 
@@ -48,4 +50,27 @@ def check_model(context: ModelContext) -> Iterator[Finding]:
         branches=branches,
         factor=factor,
         reach=verdict.reach,
+        fix=_fix(context),
     )
+
+
+_MOST_LOOPS = 8
+
+
+def _fix(context: ModelContext) -> Fix | None:
+    """The last layer of each branch at zero, so that every block starts as the identity, at the end of ``__init__``."""
+    place = insertion_place(context)
+    branches = [b for b in structure_of(context).branches if not b.normalised and not b.scaled]
+    found = [item_of(branch.last) for branch in branches]
+    if place is None or not found or None in found:
+        return None
+    lists: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for held, index, rest in filter(None, found):
+        lists[held, rest].append(index)
+    edits = []
+    for (held, rest), indices in lists.items():
+        over, target = slice_of(held, indices, context), attribute_path(rest, "module")
+        if not over or target is None or len(lists) > _MOST_LOOPS:
+            return None
+        edits.append(InsertInit(*place, (InitStatement(target, "zeros_"),), over=over, last=True))
+    return Fix("start every branch at zero", tuple(edits))

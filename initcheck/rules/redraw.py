@@ -38,16 +38,3 @@ def _given(function: str, arguments: dict[str, object]) -> Iterator[tuple[str, s
         if name != "tensor" and value != parameter.default:
             is_root = isinstance(value, float) and math.isclose(value, math.sqrt(5))  # the slope of torch's defaults
             yield name, "math.sqrt(5)" if is_root else repr(value)
-
-
-def attribute_path(name: str, root: str) -> str | None:
-    """``self.features[0].weight`` for ``features.0.weight``; None where a part can be no attribute."""
-    path = root
-    for part in name.split(".") if name else ():
-        if part.isdigit():
-            path += f"[{part}]"
-        elif part.isidentifier():
-            path += f".{part}"
-        else:
-            return None
-    return path

@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from initcheck.findings import InitStatement, InsertInit, Location, RewriteCall
-from initcheck.rules.redraw import attribute_path
+from initcheck.rules.items import attribute_path
 from initcheck.rules.source_index import init_writes
 from initcheck.source.torch_names import INITIALISERS
 
@@ -152,7 +152,7 @@ def insertion(records: list[ParameterRecord], context: ModelContext) -> InsertIn
     Layers of one type that need the same call share a loop; a layer that the loop would serve wrongly keeps it from
     being offered only if nothing but a loop could serve the others.
     """
-    place = _insertion_place(context)
+    place = insertion_place(context)
     if place is None:
         return None
     where, class_name = place
@@ -175,7 +175,7 @@ def insertion(records: list[ParameterRecord], context: ModelContext) -> InsertIn
     return InsertInit(where, class_name, tuple(statements))
 
 
-def _insertion_place(context: ModelContext) -> tuple[Location, str] | None:
+def insertion_place(context: ModelContext) -> tuple[Location, str] | None:
     """The model's class in the checked file; for a model of torch's own class, the assignment that makes it, and ""."""
     source = context.source
     root = context.trace.modules.get("")

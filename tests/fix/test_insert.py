@@ -327,6 +327,19 @@ def test_a_loop_over_the_copies_of_a_layer():
     assert loop_text in after
 
 
+def test_what_must_have_the_last_word_stands_behind_other_init_and_before_loading():
+    text = NET.replace(
+        "nn.Linear(3, 4)\n",
+        "nn.Linear(3, 4)\n        self.apply(init)\n        for m in self.modules():\n            init(m)\n"
+        "        if weights:\n            self.load_state_dict(weights)\n",
+    )
+    edit = InsertInit(Location("net.py", 3), "Net", (InitStatement("self.fc.weight", "zeros_"),), last=True)
+    after = apply_edits(text, "net.py", [edit]).splitlines()
+    at = after.index("        nn.init.zeros_(self.fc.weight)")
+    assert after[at - 1] == "            init(m)"
+    assert after[at + 1] == "        if weights:"
+
+
 LINES = [
     "self.a = nn.Linear(1, 2)",
     "x = 3  # é",

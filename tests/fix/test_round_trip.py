@@ -102,3 +102,46 @@ if __name__ == "__main__":
     weights = [layer.weight.detach().flatten() for layer in stack.layers]
     correlations = torch.corrcoef(torch.stack(weights)) - torch.eye(6)
     assert correlations.abs().max() < 0.15
+
+
+def test_residual_branches_of_two_stages_start_at_zero(tmp_path):
+    text = """\
+import torch
+from torch import nn
+
+
+class Block(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.conv1 = nn.Conv2d(width, width, 3, padding=1)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
+        for conv in (self.conv1, self.conv2):
+            nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
+            nn.init.zeros_(conv.bias)
+
+    def forward(self, x):
+        return x + self.conv2(torch.relu(self.conv1(torch.relu(x))))
+
+
+class Net(nn.Module):
+    def __init__(self, depth=20):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 3, padding=1)
+        self.early = nn.Sequential(*[Block(16) for _ in range(depth)])
+        self.late = nn.ModuleList([Block(16) for _ in range(depth)])
+        self.head = nn.Linear(16, 10)
+
+    def forward(self, x):
+        x = self.early(self.stem(x))
+        for block in self.late:
+            x = block(x)
+        return self.head(x.mean((2, 3)))
+
+
+if __name__ == "__main__":
+    Net()(torch.randn(2, 3, 16, 16))
+"""
+    net = fixed(tmp_path, text, "IC401")["Net"](3)
+    for block in (*net.early, *net.late):
+        assert not block.conv2.weight.any()
+        assert block.conv1.weight.any()
