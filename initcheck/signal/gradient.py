@@ -118,6 +118,10 @@ class Gradient:
         whole.merge(other)
         whole.parts = tuple(mine.beside(theirs) for mine, theirs in pairs)
         whole.unbounded = self.unbounded or other.unbounded
+        if self.weight_bias != 1.0 or other.weight_bias != 1.0:
+            first, second = self.total().same, other.total().same
+            left = first / self.weight_bias + second / other.weight_bias
+            whole.weight_bias = (first + second) / left if left > 0 else 1.0
         return whole
 
     def total(self) -> Kernel:

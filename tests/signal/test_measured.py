@@ -432,3 +432,27 @@ def test_behind_a_filter_response_norm_the_signal_has_unit_scale_and_the_gradien
         assert last.forward_std == pytest.approx(float(net(x).std()), rel=0.1)
     assert first.grad_std is None
     assert last.grad_std == pytest.approx(1.0, rel=1e-6)
+
+
+def test_what_a_norm_divides_out_is_not_multiplied_again_before_the_scales_that_it_divided_by() -> None:
+    def build() -> nn.Sequential:
+        net = nn.Sequential(
+            nn.Conv2d(16, 256, 1), nn.BatchNorm2d(256), nn.ReLU(), nn.BatchNorm2d(256), nn.Conv2d(256, 64, 1)
+        )
+        nn.init.uniform_(net[1].weight, 0.3, 1.7)  # type: ignore[arg-type]
+        return net
+
+    squares = torch.zeros(2)
+    for seed in range(4):
+        torch.manual_seed(seed)
+        net = build()
+        first = net[0](torch.randn(8, 16, 8, 8))
+        scaled = net[1](first)
+        out = net[2:](scaled)
+        squares += torch.stack(
+            [g.square().mean() for g in torch.autograd.grad((out * torch.randn_like(out)).sum(), (first, scaled))]
+        )
+    conv, norm, *_ = propagate(trace(build(), (torch.randn(8, 16, 8, 8),), {})).layers
+    assert conv.grad_std is not None
+    assert norm.grad_std is not None
+    assert conv.grad_std / norm.grad_std == pytest.approx(float((squares[0] / squares[1]).sqrt()), rel=0.12)

@@ -151,6 +151,7 @@ class BatchNorm(Normalisation):
         result = Value(x.dims, mean, k, approximate=x.approximate, shape_on_grid=shape).settled()
         result.zero_sum = x.iid
         result.echo = self._echo(call, x)
+        result.fluctuation = unlike_scales(call.optional("weight"))
         return result
 
     def _echo(self, call: Call, x: Value) -> Echo | None:
@@ -197,6 +198,8 @@ class BatchNorm(Normalisation):
             x_hat = (source.u - out.mean) / scale
             along_x = gradient.weighted(source, x_hat).mean_over(samples, sizes)
             kernel = self.projected(call, gradient, (along_one, along_x), inverse)
+            if out.fluctuation > 0:  # gamma is what a norm further on divided out
+                kernel = kernel * (1.0 / gradient.weight_bias)
             eps = float(call.plain("eps", 1e-5))
             share = 1.0 - eps * inverse**2
             few_samples = inverse_variance_bias(source.correlation, samples, sizes, 0.0, share)
@@ -223,6 +226,15 @@ class BatchNorm(Normalisation):
         flow.unbounded = x.fluctuation - x.inherited > 1.0 and share > 0.5
         flow.parts = parts
         yield call.node_of("input"), flow
+
+
+def unlike_scales(gamma: Value | None) -> float:
+    """Var[gamma²] / E[gamma²]²: channels whose gammas differ have variances that differ."""
+    if gamma is None or gamma.variance <= 0:
+        return 0.0
+    mean, variance = gamma.mean**2, gamma.variance
+    fourth = mean**2 + 6 * mean * variance + gamma.kurtosis * variance**2
+    return fourth / (mean + variance) ** 2 - 1.0
 
 
 def unlike_channels(x: Value, samples: int, sizes: tuple[int, ...], eps: float) -> InverseVariance | None:
