@@ -7,9 +7,9 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from initcheck.findings import Finding
+from initcheck.findings import Finding, Fix, Substitute
 from initcheck.rules.base import finding
-from initcheck.rules.source_index import text_of
+from initcheck.rules.source_index import text_of, written
 
 if TYPE_CHECKING:
     from initcheck.source.file import SourceFile
@@ -62,16 +62,19 @@ def _check(source: SourceFile, guard: ast.If) -> Iterator[Finding]:
     compared = [v for v in test.values if isinstance(v, ast.Compare) and len(v.comparators) == 1]
     if not bare or not compared:
         return
-    yield _finding(source, guard, f"string {bare[0].value!r}", _mended(test, bare, compared[-1]))
+    is_sure = all(isinstance(each.ops[0], (ast.In, ast.Eq)) for each in compared)  # "not in" may be meant for "and"
+    yield _finding(source, guard, f"string {bare[0].value!r}", _mended(source, test, bare, compared[-1]), is_sure)
 
 
-def _finding(source: SourceFile, guard: ast.If, operand: str, meant: str) -> Finding:
+def _finding(source: SourceFile, guard: ast.If, operand: str, meant: str, is_sure: bool) -> Finding:
+    where = source.location(guard.test)
     return finding(
         CODE,
         f"`{text_of(guard.test)}` is always true: the {operand} alone is an operand of `or`, "
         "so this branch takes every layer" + (" and the branches after it take none" if guard.orelse else ""),
-        source.location(guard.test),
+        where,
         suggestion=f"if {meant}:",
+        fix=Fix("ask each operand", (Substitute(where, meant),), safe=True) if is_sure else None,
     )
 
 
@@ -85,25 +88,26 @@ def _bare_class(source: SourceFile, guard: ast.If, test: ast.BoolOp) -> Iterator
     ]
     if not checks or not bare or len(checks[0].args) != 2:
         return
-    variable, first = map(ast.unparse, checks[0].args)
-    kinds = ", ".join([first.strip("()"), *map(ast.unparse, bare)])
-    yield _finding(source, guard, f"class {ast.unparse(bare[0])}", f"isinstance({variable}, ({kinds}))")
+    variable, first = (written(source, argument) for argument in checks[0].args)
+    kinds = ", ".join([first.strip("()"), *(written(source, kind) for kind in bare)])
+    meant = f"isinstance({variable}, ({kinds}))"
+    yield _finding(source, guard, f"class {ast.unparse(bare[0])}", meant, len(test.values) == 1 + len(bare))
 
 
 def _is_layer_class(name: str) -> bool:
     return name.startswith("torch.nn.") and name.rpartition(".")[2][:1].isupper()
 
 
-def _mended(test: ast.BoolOp, bare: list[ast.Constant], compare: ast.Compare) -> str:
+def _mended(source: SourceFile, test: ast.BoolOp, bare: list[ast.Constant], compare: ast.Compare) -> str:
     """Every bare string compared as the last comparison does it."""
     parts = []
     for value in test.values:
         if value in bare and isinstance(compare.ops[0], (ast.In, ast.NotIn)):
             word = "in" if isinstance(compare.ops[0], ast.In) else "not in"
-            parts.append(f"{ast.unparse(value)} {word} {ast.unparse(compare.comparators[0])}")
+            parts.append(f"{written(source, value)} {word} {written(source, compare.comparators[0])}")
         elif value in bare:
             sign = "==" if isinstance(compare.ops[0], ast.Eq) else "!="
-            parts.append(f"{ast.unparse(compare.left)} {sign} {ast.unparse(value)}")
+            parts.append(f"{written(source, compare.left)} {sign} {written(source, value)}")
         else:
-            parts.append(ast.unparse(value))
+            parts.append(written(source, value))
     return " or ".join(parts)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from initcheck.findings import Finding
+from initcheck.findings import Finding, Fix, RewriteCall, Substitute
 from initcheck.rules.base import finding
 from initcheck.rules.class_names import class_name_filter
 from initcheck.rules.source_index import (
@@ -20,6 +20,7 @@ from initcheck.rules.source_index import (
     narrowed_types,
     text_of,
     without_data,
+    written,
 )
 
 if TYPE_CHECKING:
@@ -91,7 +92,17 @@ def _truth_of_tensor(source: SourceFile, guard: ast.If) -> Finding:
         f"`{name}` has more than one element",
         source.location(guard.test),
         suggestion=f"if {name} is not None:",
+        fix=_asked_for_none(source, guard.test, operand),
     )
+
+
+def _asked_for_none(source: SourceFile, test: ast.expr, operand: ast.Attribute) -> Fix | None:
+    """``m.bias is not None`` in the place of ``m.bias``, or of ``m.bias.data``; not behind a ``not``."""
+    for given in test.values if isinstance(test, ast.BoolOp) else [test]:
+        if without_data(given) is operand:
+            edit = Substitute(source.location(given), f"{written(source, operand)} is not None")
+            return Fix("ask whether there is a tensor", (edit,))
+    return None
 
 
 # -- zeros_(module), xavier_(bias) -----------------------------------------------------------------------------------
@@ -122,8 +133,22 @@ def _module_as_tensor(source: SourceFile, write: InitWrite) -> Iterator[Finding]
             "AttributeError",
             source.location(write.node),
             suggestion=f"{write.function}({write.key}.weight)",
+            fix=_of_its_weight(source, write, types),
         )
 
+
+_WEIGHTED = ("Linear", "Bilinear", "Conv", "Embedding")
+
+
+def _of_its_weight(source: SourceFile, write: InitWrite, types: tuple[str, ...]) -> Fix | None:
+    """The layer's weight, which alone is drawn at random; zeros may be meant for the bias too."""
+    if not types or not all(kind.startswith(_WEIGHTED) for kind in types) or write.function in _CONSTANTS:
+        return None
+    edit = Substitute(source.location(write.target), f"{written(source, write.target)}.weight")
+    return Fix("initialise the layer's weight", (edit,))
+
+
+_CONSTANTS = frozenset({"zeros_", "ones_", "constant_"})
 
 _OF_MODULES = frozenset({"weight", "bias"})
 """Attributes that no tensor has."""
@@ -179,12 +204,15 @@ def _fan_of_vector(source: SourceFile, write: InitWrite) -> Iterator[Finding]:
         target.attr == "weight" and all(kind.startswith(_ONE_DIMENSIONAL) for kind in types)
     )
     if vector:
+        where = source.location(write.node)
+        constant = "zeros_" if target.attr == "bias" else "ones_"
         yield finding(
             CODE,
             f"`{write.function}` computes a fan, and `{write.key}` of {' or '.join(types)} has one dimension: it "
             "raises ValueError",
-            source.location(write.node),
-            suggestion=f"zeros_({write.key})" if target.attr == "bias" else f"ones_({write.key})",
+            where,
+            suggestion=f"{constant}({write.key})",
+            fix=None if "PReLU" in types else Fix(f"call {constant}", (RewriteCall(where, constant, ()),)),
         )
 
 
@@ -205,6 +233,7 @@ def _missing_bias(source: SourceFile, write: InitWrite) -> Iterator[Finding]:
         f"`{write.key}` is None: the layer is made with bias=False (line {call.lineno}), so this raises AttributeError",
         source.location(write.node),
         suggestion="remove this line, or make the layer with a bias",
+        fix=Fix("remove the call", (Substitute(source.location(write.node), ""),)),
     )
 
 

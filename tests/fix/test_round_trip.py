@@ -10,8 +10,6 @@ import torch
 from initcheck.config import Config
 from initcheck.engine import run
 
-pytestmark = pytest.mark.slow
-
 
 def fixed(tmp_path: Path, text: str, code: str) -> dict[str, object]:
     """What the mended file defines; the file as given has a finding of ``code``, the mended one has none."""
@@ -27,6 +25,7 @@ def fixed(tmp_path: Path, text: str, code: str) -> dict[str, object]:
     return defined
 
 
+@pytest.mark.slow
 def test_a_model_without_a_class_is_initialised_behind_its_assignment(tmp_path):
     text = """\
 import torch
@@ -44,6 +43,7 @@ if __name__ == "__main__":
     assert model[2].weight.detach().std().item() == pytest.approx((2 / 64) ** 0.5, rel=0.1)
 
 
+@pytest.mark.slow
 def test_copies_are_drawn_anew_as_the_original_was(tmp_path):
     text = """\
 import copy
@@ -74,6 +74,7 @@ if __name__ == "__main__":
         assert other.std().item() == pytest.approx(one.std().item(), rel=0.1)
 
 
+@pytest.mark.slow
 def test_copies_in_a_list_of_any_length(tmp_path):
     text = """\
 import copy
@@ -104,6 +105,7 @@ if __name__ == "__main__":
     assert correlations.abs().max() < 0.15
 
 
+@pytest.mark.slow
 def test_residual_branches_of_two_stages_start_at_zero(tmp_path):
     text = """\
 import torch
@@ -145,3 +147,97 @@ if __name__ == "__main__":
     for block in (*net.early, *net.late):
         assert not block.conv2.weight.any()
         assert block.conv1.weight.any()
+
+
+LINES = {
+    "IC107": [
+        ('if "conv" or "body" in name:', 'if "conv" in name or "body" in name:'),
+        ("if name == 'a' or 'b':", "if name == 'a' or name == 'b':"),
+        ("if isinstance(m, nn.Linear) or nn.Conv2d:", "if isinstance(m, (nn.Linear, nn.Conv2d)):"),
+        ("if isinstance(m, (nn.Linear, nn.GRU)) or nn.Conv2d:", "if isinstance(m, (nn.Linear, nn.GRU, nn.Conv2d)):"),
+    ],
+    "IC803": [
+        ("if m.weight:", "if m.weight is not None:"),
+        ("if bias and m.weight.data:", "if bias and m.weight is not None:"),
+    ],
+}
+
+
+@pytest.mark.parametrize(("code", "bad", "good"), [(code, *pair) for code, pairs in LINES.items() for pair in pairs])
+def test_a_guard_is_mended_in_place(tmp_path, code, bad, good):
+    text = """\
+from torch import nn
+
+
+def init(m, name, bias):
+    GUARD  # why
+        nn.init.normal_(m.weight, std=0.1)
+"""
+    path = tmp_path / "net.py"
+    path.write_text(text.replace("GUARD", bad))
+    (file,) = run([path], Config(fix=True, execute=False)).result.files
+    assert file.fixes is not None
+    assert [finding.code for finding in file.fixes.applied] == [code]
+    assert path.read_text() == text.replace("GUARD", good)
+
+
+@pytest.mark.parametrize(
+    ("bad", "good"),
+    [
+        ("nn.init.xavier_uniform_(self.fc)", "nn.init.xavier_uniform_(self.fc.weight)"),
+        ("nn.init.xavier_uniform_(self.fc.bias)", "nn.init.zeros_(self.fc.bias)"),
+        ("nn.init.kaiming_normal_(self.norm.weight)", "nn.init.ones_(self.norm.weight)"),
+        ("nn.init.zeros_(self.bare.bias)  # none", ""),
+    ],
+)
+def test_a_call_that_raises_is_mended(tmp_path, bad, good):
+    text = """\
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(3, 4)
+        self.norm = nn.LayerNorm(4)
+        self.bare = nn.Linear(4, 4, bias=False)
+        CALL
+        self.last = 1
+"""
+    path = tmp_path / "net.py"
+    path.write_text(text.replace("CALL", bad))
+    (file,) = run([path], Config(fix=True, execute=False)).result.files
+    assert file.fixes is not None
+    assert [finding.code for finding in file.fixes.applied] == ["IC803"]
+    assert path.read_text() == (text.replace("CALL", good) if good else text.replace("        CALL\n", ""))
+    defined: dict[str, object] = {"__name__": "net"}
+    exec(path.read_text(), defined)
+    defined["Net"]()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "nn.init.zeros_(self.fc)",
+        "nn.init.xavier_uniform_(self.act.weight)",
+        "_ = nn.init.zeros_(self.bare.bias)",
+    ],
+)
+def test_what_may_be_meant_otherwise_is_left_alone(tmp_path, call):
+    text = f"""\
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(3, 4)
+        self.act = nn.PReLU()
+        self.bare = nn.Linear(4, 4, bias=False)
+        {call}
+"""
+    path = tmp_path / "net.py"
+    path.write_text(text)
+    (file,) = run([path], Config(fix=True, execute=False)).result.files
+    assert [finding.code for finding in file.findings] == ["IC803"]
+    assert path.read_text() == text
