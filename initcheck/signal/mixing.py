@@ -104,6 +104,14 @@ def centred_square(keys: Array, variance: float) -> Array:
     return np.asarray(np.maximum(second - 2 * third + squared, 0.0))
 
 
+def ties_occur(keys: float, variance: float, rows: float) -> bool:
+    """Whether so many rows hold one that is not one-hot, so that a gradient comes back through some.
+
+    Their number is rows E[X]² / E[X²] of X = 4 p² q² at ties, which are int X = 1/3 and int X² = 2/35 over gaps > 0.
+    """
+    return variance <= _RESOLVED or rows * _closest(keys) * (35 / 18) >= math.sqrt(variance)
+
+
 def seen_by_query(rows: Array, queries: int, keys: int) -> Array | None:
     """How many keys each query sees, if that looks causal: no query sees beyond its own place; else None."""
     if len(rows) < queries or len(rows) % queries or np.ptp(rows) == 0:
@@ -228,7 +236,11 @@ def to_scores(g: Kernel, v: Value, k: Value, q: Value, m: Mixing) -> tuple[Kerne
         size, p = len(m.seen), mean_weights(m.seen)
         values, keys = (x.covariance.between_positions(size) for x in (v, k))
         n = np.maximum(m.seen, 1.0)
-        beyond = np.maximum(centred_square(n, m.logit_variance) * (1 + m.dropped) - (1 - 1 / n) / n, 0.0)
+        uniform, passed = (1 - 1 / n) / n, centred_square(n, m.logit_variance)
+        beyond = np.maximum(passed * (1 + m.dropped) - uniform, 0.0)
+        bent = np.where(
+            uniform > 0, np.minimum(passed / np.maximum(uniform, 1e-30), 1.0), 1.0
+        )  # one-hot rows pass less
         of_values, of_keys = p @ values, p @ keys
         mean_values, mean_keys = of_values @ p.T, of_keys @ p.T
         moments = g.between_positions(size)
@@ -240,8 +252,8 @@ def to_scores(g: Kernel, v: Value, k: Value, q: Value, m: Mixing) -> tuple[Kerne
         # what one query makes of keys with nothing in common beyond their mean: the fluctuation of its own row
         own = (p * (values.diagonal() - 2 * of_values + mean_values.diagonal()[:, None]) * keys.diagonal()).sum(1)
         spread = beyond / np.maximum(1 - 1 / n, 1 / n)
-        to_q = moments.diagonal() * (np.maximum(row, 0.0) + spread * np.maximum(own, 0.0))
-        queried = moments * q.second.between_positions(size)
+        to_q = moments.diagonal() * (np.maximum(row, 0.0) * bent + spread * np.maximum(own, 0.0))
+        queried = moments * q.second.between_positions(size) * np.sqrt(np.multiply.outer(bent, bent))
         to_k = values.diagonal() * np.einsum("qk,qr,rk->k", p, queried, p)
         to_k = to_k - 2 * np.einsum("qk,qk,qr,rk->k", p, of_values, queried, p, optimize=True)
         to_k = to_k + np.einsum("qk,qr,rk->k", p, queried * mean_values, p)
@@ -254,7 +266,9 @@ def to_scores(g: Kernel, v: Value, k: Value, q: Value, m: Mixing) -> tuple[Kerne
     whole = max(m.keys, 1)
     counts = np.array([float(whole)]) if m.seen is None else m.seen
     square = float(centred_square(counts, m.logit_variance).mean()) * (1 + m.dropped)
-    query = (square + (whole - 1) / whole * chance) * g.same * own_v * own_k
+    uniform_square = (1 - 1 / whole) / whole
+    passes = min(square / uniform_square, 1.0) if uniform_square > 0 else 1.0  # one-hot rows pass less
+    query = (square + (whole - 1) / whole * chance * passes) * g.same * own_v * own_k
     shared = m.overlap / m.square if m.square > 0 else 1.0
     between = query * g.far / g.same * shared if g.same > 0 and queries > 1 else 0.0
     key = square * g.same * own_v * queries / whole * q.second.same

@@ -1,7 +1,8 @@
 """Slopes of functions that change within one cell of the grid: sigmoid and tanh of a std of thousands.
 
 The slope at the grid's points says nothing of such a cell. What counts behind it is E[f'²] (chi of Schoenholz et al.
-2017, eq. 4), so that the points at its borders get the root mean square of the slope inside.
+2017, eq. 4), so that the points at its borders get the root mean square of the slope inside. Where even that is the
+work of elements so rare that a tensor of that size has none, no gradient comes back.
 """
 
 from __future__ import annotations
@@ -25,8 +26,15 @@ _DEPTH = 4
 """A cell is halved ten times, and the part of it where the function rises again: 2^-40 of the cell is resolved."""
 
 
-def resolved(function: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, slope: Tensor) -> Tensor:
-    """``slope`` of ``y = function(x)`` at the points of a grid, with the points around steep cells as said above."""
+def resolved(
+    function: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, slope: Tensor, weights: Tensor, elements: int
+) -> Tensor:
+    """``slope`` of ``y = function(x)`` at the points of a grid, with the points around steep cells as said above.
+
+    Args:
+        weights: probabilities of the points.
+        elements: how many elements the tensor has; of these, n p with p = E[f'²]² / E[f'⁴] pass the gradient.
+    """
     if x.dim() != 1 or x.shape != y.shape or len(x) < 3:
         return slope
     steep = _steep(x, y, slope)
@@ -34,14 +42,22 @@ def resolved(function: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, slope: 
         return slope
     for _ in range(_AROUND):
         steep = steep | torch.cat([steep[1:], steep[:1]]) | torch.cat([steep[-1:], steep[:-1]])
-    energy = (slope[1:] ** 2 + slope[:-1] ** 2) / 2
+    energy, fourth = _by_cell(slope)
     for cell in steep.nonzero().flatten().tolist():
-        energy[cell] = _mean_square(function, float(x[cell]), float(x[cell + 1]), _DEPTH)
+        energy[cell], fourth[cell] = _mean_powers(function, float(x[cell]), float(x[cell + 1]), _DEPTH)
+    inside = (weights[1:] + weights[:-1]) / 2
+    square = float((inside * energy).sum())
+    few = elements * square**2 < float((inside * fourth).sum())
     padded = torch.cat([energy[:1], energy, energy[-1:]])
     beside = torch.cat([steep[:1], steep]) | torch.cat([steep, steep[-1:]])
     rise = torch.cat([y[:1], y[1:]]) - torch.cat([y[:1], y[:-1]]) + torch.cat([y[1:] - y[:-1], y[:1] * 0])
     rms = ((padded[1:] + padded[:-1]) / 2).sqrt() * rise.sign() * _direction(x)
-    return torch.where(beside, rms, slope)
+    return torch.where(beside, torch.zeros_like(rms) if few else rms, slope)
+
+
+def _by_cell(slope: Tensor) -> tuple[Tensor, Tensor]:
+    """The means of f'² and f'⁴ over each cell, from its two ends."""
+    return (slope[1:] ** 2 + slope[:-1] ** 2) / 2, (slope[1:] ** 4 + slope[:-1] ** 4) / 2
 
 
 def _direction(x: Tensor) -> int:
@@ -55,15 +71,15 @@ def _steep(x: Tensor, y: Tensor, slope: Tensor) -> Tensor:
     return missed > _MISSED * (y.max() - y.min())
 
 
-def _mean_square(function: Callable[[Tensor], Tensor], low: float, high: float, depth: int) -> float:
-    """The mean of f'² between two points."""
+def _mean_powers(function: Callable[[Tensor], Tensor], low: float, high: float, depth: int) -> tuple[float, float]:
+    """The means of f'² and f'⁴ between two points."""
     x = torch.linspace(low, high, _PARTS + 1, dtype=torch.float64).requires_grad_(True)
     y = function(x)
     slope = torch.nan_to_num(torch.autograd.grad(y.sum(), x)[0])
     x, y = x.detach(), y.detach()
-    energy = (slope[1:] ** 2 + slope[:-1] ** 2) / 2
+    energy, fourth = _by_cell(slope)
     steep = _steep(x, y, slope)
     if depth and int(steep.sum()) <= _MOST:
         for cell in steep.nonzero().flatten().tolist():
-            energy[cell] = _mean_square(function, float(x[cell]), float(x[cell + 1]), depth - 1)
-    return float(energy.mean())
+            energy[cell], fourth[cell] = _mean_powers(function, float(x[cell]), float(x[cell + 1]), depth - 1)
+    return float(energy.mean()), float(fourth.mean())

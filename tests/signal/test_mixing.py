@@ -12,6 +12,7 @@ from initcheck.signal.mixing import (
     mean_weights,
     mixed_pairs,
     row_moments,
+    ties_occur,
     to_scores,
     unmix,
     unmixed_pairs,
@@ -124,3 +125,46 @@ class _Rows(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return (x * self.std).softmax(-1)
+
+
+class _Attention(torch.nn.Module):
+    def __init__(self, std: float, causal: bool) -> None:
+        super().__init__()
+        self.q, self.k, self.v = (torch.nn.Linear(64, 64, bias=False) for _ in range(3))
+        torch.nn.init.normal_(self.q.weight, std=std / 8)
+        torch.nn.init.normal_(self.k.weight, std=1 / 8)
+        self.causal = causal
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        heads = [layer(x).unflatten(-1, (4, 16)).transpose(1, 2) for layer in (self.q, self.k, self.v)]
+        return torch.nn.functional.scaled_dot_product_attention(*heads, is_causal=self.causal)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("std", [5.0, 300.0])
+def test_gradients_through_attention_that_chooses_one(std: float, causal: bool) -> None:
+    torch.manual_seed(0)
+    net, x = _Attention(std, causal), torch.randn(16, 32, 64)
+    predicted = {row.name: row.grad_std for row in propagate(trace(net, (x,), {})).layers}
+    heads = [layer(x).detach().requires_grad_() for layer in (net.q, net.k, net.v)]
+    net.q, net.k, net.v = (_Given(h) for h in heads)  # type: ignore[assignment]
+    out = net(x)
+    out.backward(torch.randn_like(out))
+    for name, given in zip("qkv", heads, strict=True):
+        assert given.grad is not None
+        assert predicted[name] == pytest.approx(float(given.grad.std()), rel=0.5), name
+
+
+class _Given(torch.nn.Module):
+    def __init__(self, value: torch.Tensor) -> None:
+        super().__init__()
+        self.value = value
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.value
+
+
+def test_a_few_rows_of_huge_logits_hold_no_tie() -> None:
+    assert ties_occur(4.0, 1e4, 1000.0)
+    assert not ties_occur(4.0, 1e14, 1000.0)
+    assert ties_occur(4.0, 1.0, 1.0)

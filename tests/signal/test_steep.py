@@ -24,19 +24,22 @@ def test_the_mean_square_of_a_slope_that_no_point_meets(function: object, std: f
     x = (torch.from_numpy(grid.z) * std).requires_grad_(True)
     y = function(x)  # type: ignore[operator]
     slope = torch.autograd.grad(y.sum(), x)[0]
-    found = resolved(function, x.detach(), y.detach(), slope)  # type: ignore[arg-type]
+    weights = torch.from_numpy(grid.weights)
+    found = resolved(function, x.detach(), y.detach(), slope, weights, 10**12)  # type: ignore[arg-type]
     expected = INTEGRALS[function] / (abs(std) * math.sqrt(2 * math.pi))  # type: ignore[index]
-    assert float((torch.from_numpy(grid.weights) * found**2).sum()) == pytest.approx(expected, rel=0.05)
+    assert float((weights * found**2).sum()) == pytest.approx(expected, rel=0.05)
     assert bool((found >= 0).all())
+    none = resolved(function, x.detach(), y.detach(), slope, weights, int(abs(std) / 20))  # type: ignore[arg-type]
+    assert float((weights * none**2).sum()) < expected / 10
 
 
 def test_slopes_of_smooth_functions_stay_as_they_are() -> None:
-    z = torch.from_numpy(nodes(0).z)
+    z, weights = torch.from_numpy(nodes(0).z), torch.from_numpy(nodes(0).weights)
     for function in (torch.tanh, nn.functional.gelu, torch.relu, torch.sin):
         x = z.clone().requires_grad_(True)
         y = function(x)
         slope = torch.autograd.grad(y.sum(), x)[0]
-        assert torch.equal(resolved(function, x.detach(), y.detach(), slope), slope)
+        assert torch.equal(resolved(function, x.detach(), y.detach(), slope, weights, 1), slope)
 
 
 def test_a_gradient_comes_back_through_a_saturated_sigmoid() -> None:

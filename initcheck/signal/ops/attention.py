@@ -11,7 +11,15 @@ import torch.fx
 
 from initcheck.signal.gradient import Gradient
 from initcheck.signal.kernel import Array, Kernel
-from initcheck.signal.mixing import centred_square, concentration, mix, seen_by_query, to_scores, unmix
+from initcheck.signal.mixing import (
+    centred_square,
+    concentration,
+    mix,
+    seen_by_query,
+    ties_occur,
+    to_scores,
+    unmix,
+)
 from initcheck.signal.ops.joining import mixture
 from initcheck.signal.ops.linear import Weights, contract, uncontract
 from initcheck.signal.products import (
@@ -51,7 +59,10 @@ class Softmax(Rule):
             return Value(x.dims, level, Kernel(inner, 0.0, k.cross, k.sample), approximate=x.approximate).settled()
         keys = x.kept if x.kept is not None and x.kept.size else np.array([float(max(n, 1))])
         square = float(concentration(keys, inner).mean())
-        call.memo["centred"] = float(centred_square(keys, inner).mean())
+        rows = math.prod(x.shape) / max(n, 1)
+        call.memo["centred"] = (
+            float(centred_square(keys, inner).mean()) if ties_occur(float(keys.mean()), inner, rows) else 0.0
+        )
         # other queries, other samples: what they share of the logits
         shared = max(min(k.cross - k.sample, inner), 0.0) if roles == {"P"} else max(k.sample, 0.0)
         smaller = float(np.mean(1.0 / np.maximum(keys, 1.0)))

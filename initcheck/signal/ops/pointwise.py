@@ -288,7 +288,8 @@ class Elementwise(Rule):
             slope = torch.nan_to_num(slope)
             if len(moving) == 1 and node is moving[0][0]:
                 alone = lambda x, node=node: self.on_grid(call, dict(operands), {node: x})  # noqa: E731
-                slope = resolved(alone, leaves[node].detach(), result.detach(), slope)
+                weights = torch.from_numpy(like.own_source().at.weights)
+                slope = resolved(alone, leaves[node].detach(), result.detach(), slope, weights, math.prod(value.shape))
             flow = gradient.times(slope, like)
             if value.shape != call.shape or is_number(value):
                 flow = Gradient.fresh(settle(unbroadcast(flow.collapsed(), call.out.dims, value.shape), value.dims))
