@@ -90,7 +90,8 @@ class InitStatement:
 class InsertInit:
     """Edit: at the end of ``class_name.__init__`` (class at ``location``), initialise layers that have no init call.
 
-    Without a class, right behind the assignment at ``location``, whose variable then stands for ``self``.
+    Without a class, right behind the assignment at ``location``, whose variable then stands for ``self``; for a
+    ``return`` at ``location``, between the making of what it returns and the return.
 
     ``module_types`` non-empty: one loop over ``self.modules()`` that applies ``statements`` (whose target is then
     relative to the loop variable ``module``, e.g. ``module.weight``) to every module of these types

@@ -131,12 +131,11 @@ class _Editor(cst.CSTTransformer):
     ) -> cst.SimpleStatementLine | cst.RemovalSentinel | cst.FlattenSentinel[cst.BaseStatement]:
         if self._plan.removals and self._span(original_node.body[0])[:2] in self._plan.removals:
             return cst.RemoveFromParent()
-        inserted: list[cst.BaseStatement] = []
         for start in [self._span(part)[:2] for part in original_node.body] if self._plan.sequels else ():
-            for variable, edit in self._plan.sequels.get(start, ()):
-                inserted += self._inserter.behind(edit, variable)
+            if start in self._plan.sequels:
                 self._open.pop(("behind", start), None)
-        return cst.FlattenSentinel([updated_node, *inserted]) if inserted else updated_node
+                return cst.FlattenSentinel(self._inserter.behind(updated_node, self._plan.sequels[start]))
+        return updated_node
 
     def leave_ClassDef(self, original_node: cst.ClassDef, updated_node: cst.ClassDef) -> cst.ClassDef:
         if not self._plan.insertions:

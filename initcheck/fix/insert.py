@@ -1,5 +1,5 @@
 """Insert init statements: at the end of a class's ``__init__``, before code that itself initialises or loads weights;
-or behind the assignment of a model that has no class of its own."""
+or behind the assignment of a model that has no class of its own, or before it is returned."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from initcheck.fix.naming import Names
 from initcheck.fix.style import Style
 from initcheck.fix.target import TENSOR_METHODS
 
+_MODEL_NAMES = ("model", "net", "network", "made_model")
 _LOOP_NAMES = ("module", "layer", "submodule", "initialised_module")
 # Methods that initialise, load or report: what is inserted must come before them, or it would undo their work.
 _FINISHING = re.compile(r"init|reset|load|post_init|apply$|^_?print|tie_weights|^freeze|^log|^info$", re.IGNORECASE)
@@ -62,9 +63,19 @@ class Inserter:
         items = [*body.body[:position], new_function, *body.body[position + 1 :]]
         return node.with_changes(body=body.with_changes(body=items))
 
-    def behind(self, edit: InsertInit, variable: str) -> list[cst.BaseStatement]:
-        """The statements of ``edit`` for a model that a variable holds, at the level of the module."""
-        return self._statements(edit, variable, self._names.used(), None, None)
+    def behind(self, line: cst.SimpleStatementLine, edits: Sequence[tuple[str, InsertInit]]) -> list[cst.BaseStatement]:
+        """A line that assigns a model to the variable of each edit, or returns one, with what is to follow it."""
+        used = self._names.used()
+        last = line.body[-1]
+        variable, end = edits[0][0], []
+        if isinstance(last, cst.Return):
+            variable = next((name for name in _MODEL_NAMES if name not in used), "")
+            if not variable or last.value is None or len(line.body) > 1:
+                raise EditError("there is no free name for the model", edits[0][1])
+            line = line.with_changes(body=[cst.Assign([cst.AssignTarget(cst.Name(variable))], last.value)])
+            end = [cst.SimpleStatementLine([cst.Return(cst.Name(variable))])]
+        inserted = [self._statements(edit, variable, used | {variable}, None, None) for _, edit in edits]
+        return [line, *(statement for each in inserted for statement in each), *end]
 
     def _with_new_init(self, edit: InsertInit, original: ast.ClassDef, body: cst.IndentedBlock) -> cst.IndentedBlock:
         near = next((n for statement in original.body for n in ast.walk(statement) if isinstance(n, ast.expr)), None)

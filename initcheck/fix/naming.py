@@ -52,7 +52,8 @@ class Names:
 
     def used(self) -> set[str]:
         """Names that mean something anywhere in the file."""
-        return {node.id for node in ast.walk(self.source.tree) if isinstance(node, ast.Name)}
+        names = (getattr(node, "id", None) or getattr(node, "arg", None) for node in ast.walk(self.source.tree))
+        return {name for name in names if isinstance(name, str)}
 
     def replacement(self, function: ast.expr, new: str) -> str:
         """How to write ``torch.nn.init.<new>`` where ``function`` stands, in the manner of ``function``."""

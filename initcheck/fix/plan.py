@@ -24,7 +24,7 @@ class Plan:
     insertions: dict[tuple[int, int], list[tuple[ast.ClassDef, InsertInit]]] = field(default_factory=dict)
     """By the class that is added to."""
     sequels: dict[tuple[int, int], list[tuple[str, InsertInit]]] = field(default_factory=dict)
-    """What is inserted behind an assignment, with the name of its variable."""
+    """What is inserted behind an assignment, with the name of its variable, or in a ``return`` (empty)."""
 
     def lines(self) -> set[int]:
         """First lines of everything that is rewritten, removed or added to."""
@@ -88,7 +88,7 @@ def make_plan(source: SourceFile, edits: Iterable[Edit]) -> Plan:
         if isinstance(edit, Substitute):
             continue  # text, which needs no place to be found
         if isinstance(edit, InsertInit) and not edit.class_name:
-            statement, variable = find_assignment(source, edit)
+            statement, variable = find_statement(source, edit)
             plan.sequels.setdefault(_start(source, statement), []).append((variable, edit))
             continue
         if isinstance(edit, InsertInit):
@@ -146,17 +146,20 @@ def edited_lines(source: SourceFile, edits: Iterable[Edit]) -> set[int]:
     return lines
 
 
-def find_assignment(source: SourceFile, edit: InsertInit) -> tuple[ast.Assign, str]:
-    """The assignment of a model to a variable that the edit means, outside of functions and classes.
+def find_statement(source: SourceFile, edit: InsertInit) -> tuple[ast.Assign | ast.Return, str]:
+    """The assignment of a model to a variable that the edit means, and its name; or a ``return`` that makes it, and "".
 
     Raises:
         EditError: if there is none, or the variable is assigned elsewhere too.
     """
     for node, place in source.survey.whole.assigns:
-        if (node.lineno, place.classes, place.functions) == (edit.location.line, (), ()):
+        if node.lineno == edit.location.line:
             names = [target.id for target in node.targets if isinstance(target, ast.Name)]
             if len(names) == len(node.targets) == 1 and len(place.scope.bindings[names[0]]) == 1:
                 return node, names[0]
+    for statement in ast.walk(source.tree):
+        if isinstance(statement, ast.Return) and source.location(statement) == edit.location:
+            return statement, ""
     raise EditError("no variable holds the model, and that alone, at this line", edit)
 
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from initcheck.findings import Finding, Severity
 from initcheck.rules.base import ModelContext, finding
 from initcheck.rules.chains import calls, moments_of, op_of
+from initcheck.rules.edits import insertion
 from initcheck.rules.scale import cause_of, structure_of
-from initcheck.rules.writes import class_location, counted, insertion, layer_location
+from initcheck.rules.writes import class_location, counted, layer_location
 
 if TYPE_CHECKING:
     import torch.fx

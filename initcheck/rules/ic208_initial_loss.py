@@ -10,8 +10,9 @@ from initcheck.findings import Finding, Severity
 from initcheck.rules.attribution import init_is_lost
 from initcheck.rules.base import ModelContext, finding
 from initcheck.rules.chains import moments_of, op_of
+from initcheck.rules.edits import rewrite
 from initcheck.rules.scale import cause_of, structure_of
-from initcheck.rules.writes import call_location, final_write, layer_location, rewrite, suggestions_for
+from initcheck.rules.writes import call_location, final_write, layer_location, suggestions_for
 
 if TYPE_CHECKING:
     from initcheck.init.structure import WeightUse

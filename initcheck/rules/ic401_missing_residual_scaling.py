@@ -7,9 +7,10 @@ from collections.abc import Iterator
 
 from initcheck.findings import Finding, Fix, InitStatement, InsertInit, Severity
 from initcheck.rules.base import ModelContext, finding
+from initcheck.rules.edits import insertion_place
 from initcheck.rules.items import attribute_path, item_of, slice_of
 from initcheck.rules.scale import cause_of, joins_of, structure_of
-from initcheck.rules.writes import class_location, insertion_place
+from initcheck.rules.writes import class_location
 
 CODE = "IC401"
 

@@ -12,6 +12,7 @@ from initcheck.findings import Evidence, Finding, Fix, Location, Severity
 from initcheck.rules.attribution import explained_places
 from initcheck.rules.base import ModelContext, finding
 from initcheck.rules.consequence import NORMS, RESOLUTION, Consequence, Step, judge
+from initcheck.rules.edits import insertion, rewrite
 from initcheck.rules.symmetry import symmetry_of
 from initcheck.rules.writes import (
     agreed,
@@ -20,9 +21,7 @@ from initcheck.rules.writes import (
     class_location,
     counted,
     final_write,
-    insertion,
     layer_location,
-    rewrite,
     suggestions_for,
 )
 

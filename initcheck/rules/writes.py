@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from typing import TYPE_CHECKING
 
-from initcheck.findings import InitStatement, InsertInit, Location, RewriteCall
-from initcheck.rules.items import attribute_path
+from initcheck.findings import Location
 from initcheck.rules.source_index import init_writes
 from initcheck.source.torch_names import INITIALISERS
 
 if TYPE_CHECKING:
-    import ast
-
     from initcheck.init.suggest import Suggestion
     from initcheck.rules.base import ModelContext
     from initcheck.source.file import SourceFile
@@ -101,7 +99,7 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
-# -- edits -----------------------------------------------------------------------------------------------------------
+# -- suggestions -------------------------------------------------------------------------------------------------------
 
 
 def suggestions_for(records: list[ParameterRecord], context: ModelContext) -> list[Suggestion]:
@@ -132,60 +130,3 @@ def agreed(suggestions: list[Suggestion]) -> Suggestion | None:
     """The one suggestion that all share; None if the parameters need different ones."""
     kinds = {(s.function, s.arguments) for s in suggestions}
     return suggestions[0] if len(kinds) == 1 else None
-
-
-def rewrite(location: Location, suggestion: Suggestion, context: ModelContext) -> RewriteCall | None:
-    """The edit of an init call, if it stands in the checked file with a known range.
-
-    Code is not made to import initcheck: what torch has no function for is advice only.
-    """
-    if context.source is None or location.path != context.source.path or not location.end_line:
-        return None
-    if suggestion.function not in INITIALISERS:
-        return None
-    return RewriteCall(location, suggestion.function, suggestion.arguments)
-
-
-def insertion(records: list[ParameterRecord], context: ModelContext) -> InsertInit | None:
-    """The edit that initialises default-initialised layers at the end of the model's ``__init__``.
-
-    Layers of one type that need the same call share a loop; a layer that the loop would serve wrongly keeps it from
-    being offered only if nothing but a loop could serve the others.
-    """
-    place = insertion_place(context)
-    if place is None:
-        return None
-    where, class_name = place
-    pairs = [(record, s) for record in records for s in suggestions_for([record], context)]
-    if not pairs or any(s.function not in INITIALISERS for _, s in pairs):
-        return None
-    types = {record.module_type.rpartition(".")[2] for record, _ in pairs}
-    torch_types = all(record.module_type.startswith("torch.nn.") for record, _ in pairs)
-    kinds = {(s.function, s.arguments, record.attribute) for record, s in pairs}
-    if len(kinds) == 1 and torch_types and len(pairs) > 2:
-        function, arguments, attribute = next(iter(kinds))
-        statement = InitStatement(f"module.{attribute}", function, arguments)
-        return InsertInit(where, class_name, (statement,), tuple(sorted(f"nn.{name}" for name in types)))
-    statements = []
-    for record, suggestion in pairs:
-        path = attribute_path(record.name, "self")
-        if path is None:
-            return None
-        statements.append(InitStatement(path, suggestion.function, suggestion.arguments))
-    return InsertInit(where, class_name, tuple(statements))
-
-
-def insertion_place(context: ModelContext) -> tuple[Location, str] | None:
-    """The model's class in the checked file; for a model of torch's own class, the assignment that makes it, and ""."""
-    source = context.source
-    root = context.trace.modules.get("")
-    if source is None or root is None:
-        return None
-    if not root.type_name.startswith("torch.nn."):
-        class_name = root.type_name.rpartition(".")[2]
-        where = source.class_location(class_name)
-        return (where, class_name) if where is not None else None
-    for node, place in source.survey.whole.assigns:
-        if source.location(node.value) == context.fallback and not place.functions and not place.classes:
-            return source.location(node), ""
-    return None

@@ -308,9 +308,25 @@ def test_statements_behind_an_assignment_within_a_block():
     assert behind(text, 3, (), (statement,)) == f"{text}    nn.init.orthogonal_(net[0].weight)\n"
 
 
+def test_in_front_of_a_return_that_makes_the_model():
+    text = "from torch import nn\ndef make(model):\n    return nn.Sequential(*f(model))  # all\n"
+    edit = InsertInit(Location("net.py", 3, 5, 3, 36), "", (WEIGHT,), ("nn.Linear",))
+    assert apply_edits(text, "net.py", [edit]) == textwrap.dedent(
+        """\
+        from torch import nn
+        def make(model):
+            net = nn.Sequential(*f(model))  # all
+            for module in net.modules():
+                if isinstance(module, nn.Linear):
+                    nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            return net
+        """
+    )
+
+
 @pytest.mark.parametrize(
     "text",
-    ["x = 1\n", "\n\nmodel = nn.ReLU()\nmodel = nn.ReLU()\n", "\n\na = b = f()\n", "\ndef f():\n    model = g()\n"],
+    ["x = 1\n", "\n\nmodel = nn.ReLU()\nmodel = nn.ReLU()\n", "\n\na = b = f()\n", "\n\nx: int = 3\n"],
 )
 def test_without_the_one_variable_that_holds_the_model_it_is_refused(text):
     with pytest.raises(EditError, match="no variable holds the model"):

@@ -44,6 +44,28 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("end", ["return nn.Sequential(*layers)", "net = nn.Sequential(*layers)\n    return net"])
+def test_a_model_that_a_function_makes_is_initialised_before_it_is_returned(tmp_path, end):
+    text = f"""\
+import torch
+from torch import nn
+
+
+def make(depth=30):
+    layers = []
+    for _ in range(depth):
+        layers += [nn.Linear(64, 64), nn.ReLU()]
+    {end}
+
+
+if __name__ == "__main__":
+    make()(torch.randn(2, 64))
+"""
+    model = fixed(tmp_path, text, "IC202")["make"](3)
+    assert model[2].weight.detach().std().item() == pytest.approx((2 / 64) ** 0.5, rel=0.1)
+
+
+@pytest.mark.slow
 def test_copies_are_drawn_anew_as_the_original_was(tmp_path):
     text = """\
 import copy
