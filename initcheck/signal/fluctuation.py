@@ -22,13 +22,14 @@ import torch.fx
 
 from initcheck.signal.result import GradientKernel
 from initcheck.signal.value import Value
+from initcheck.signal.written_norms import normalises
 
 _WEIGHTED = frozenset(
     ["linear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "addmm", "mm"]
 )
 _NORMS = frozenset(["batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm", "normalize", "softmax"])
 _SUMS = frozenset(["add", "sub", "iadd", "isub", "cat", "stack"])
-_PRODUCTS = frozenset(["mul", "div", "imul"])
+_PRODUCTS = frozenset(["mul", "imul", "div", "truediv", "idiv", "itruediv"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +107,15 @@ def _forward(graph: torch.fx.Graph, values: Mapping[torch.fx.Node, Any]) -> dict
             if node.op != "get_attr":
                 found[node] = _NONE
             continue
-        op = str(node.meta.get("op", ""))
+        op = _kind(node, values)
         found[node] = _through(op, value, operands, _bias_share(node, value, values) if op in _WEIGHTED else 0.0)
     return found
+
+
+def _kind(node: torch.fx.Node, values: Mapping[torch.fx.Node, Any]) -> str:
+    """The op's name; that of a norm where a forward writes one out."""
+    op = str(node.meta.get("op", ""))
+    return "normalize" if op in _PRODUCTS and normalises(node, values) else op
 
 
 def _through(op: str, value: Value, operands: list[tuple[Value, _Spread]], fresh: float) -> _Spread:
@@ -153,7 +160,7 @@ def _backward(
             continue
         arrived = _mean(arriving.get(node, [_Arriving()]))
         found[node] = arrived.total
-        op = str(node.meta.get("op", ""))
+        op = _kind(node, values)
         for operand in node.all_input_nodes:
             value = values.get(operand)
             if operand not in backward or not isinstance(value, Value):

@@ -130,13 +130,17 @@ class Kernel:
         return Kernel.by_pairs(self.same * self.pairs * np.multiply.outer(root, root), self.cross, self.sample)
 
     def __add__(self, other: Kernel | float) -> Kernel:
+        if not isinstance(other, Kernel) and not other:
+            return self
         if not isinstance(other, Kernel) and self.pairs is None:
-            return self._shifted(float(other), self._mixed_profile(other)) if other else self
+            return self._shifted(float(other), self._mixed_profile(other))
         return self._combine(other, operator.add, self._mixed_profile(other))
 
     def __sub__(self, other: Kernel | float) -> Kernel:
+        if not isinstance(other, Kernel) and not other:
+            return self
         if not isinstance(other, Kernel) and self.pairs is None:
-            return self._shifted(-float(other), self.profile) if other else self
+            return self._shifted(-float(other), self.profile)
         return self._combine(other, operator.sub, self.profile)
 
     def _shifted(self, by: float, profile: Profile) -> Kernel:

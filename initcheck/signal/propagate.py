@@ -38,6 +38,8 @@ _CHANNEL_FIRST = {"conv1d": ("S", "C", "P"), "conv_transpose1d": ("S", "C", "P")
 _TRANSPARENT = {"to", "float", "contiguous", "pad", "dropout", "identity", "type_as", "clone"}
 _UNBOUNDED = "where one weight per channel stands under a batch norm (it goes as 1/|w|, a few channels make it)"
 _LARGE_CONSTANT = 1 << 24
+_PAIRS = 100_000_000
+"""So many moments of single pairs of positions are kept, over all tensors of a net: 0.8 GB."""
 
 
 def propagate(trace: Trace, *, strict: bool = False, inputs: Mapping[str, Moments] | None = None) -> Signal:
@@ -74,6 +76,8 @@ class _Run:
         self.calls: dict[torch.fx.Node, Call] = {}
         self.unknown: Counter[str] = Counter()
         self.notes: list[str] = []
+        self.longest = math.isqrt(_PAIRS // max(len(trace.graph.nodes), 1))
+        """Positions up to which a tensor keeps the moments of every pair."""
 
     def forward(self) -> None:
         with torch.no_grad():
@@ -170,6 +174,7 @@ class _Run:
             return _broken_value(node)
         try:
             call.out = rule.forward(call)
+            self._shorten(call.out)
         except NotReady:
             return None
         except Unknown:
@@ -182,6 +187,12 @@ class _Run:
             self.unknown[op] += 1
             return None
         return call.out
+
+    def _shorten(self, out: Any) -> None:
+        """Where the pairs of all tensors would not fit into memory, attention still mixes pairs; classes are kept."""
+        for value in out if isinstance(out, tuple) else (out,):
+            if isinstance(value, Value) and len(value.positions) == 1 and value.positions[0] > self.longest:
+                value.covariance = replace(value.covariance, pairs=None)
 
     def backward(self) -> None:
         start = _primary(self.trace.graph)

@@ -120,7 +120,10 @@ class Value:
         """E[x x'], not centred."""
         known = self._second
         if known is None or known[0] is not self.covariance or known[1] != self.mean:
-            known = self._second = (self.covariance, self.mean, self.covariance + self.mean**2)
+            second = self.covariance + self.mean**2
+            if second.pairs is not None:  # a matrix as large as that of the covariance
+                return second
+            known = self._second = (self.covariance, self.mean, second)
         return known[2]
 
     @property

@@ -6,14 +6,16 @@ The factors are far from independent, so that the rules of products and quotient
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch.fx
 
 from initcheck.signal.grid import Spectrum
 from initcheck.signal.kernel import Array, Kernel
-from initcheck.signal.rule import Call, shape_of
+from initcheck.signal.rule import shape_of
 from initcheck.signal.value import Value
 
 _CASTS = ("to", "float", "type_as", "type", "contiguous", "identity")
@@ -58,7 +60,7 @@ class Group:
     channels: int
 
     @classmethod
-    def of(cls, call: Call, above: Value, below: torch.fx.Node) -> Group | None:
+    def of(cls, values: Mapping[torch.fx.Node, Any], above: Value, below: torch.fx.Node) -> Group | None:
         """The group of f(x) / sqrt(var(x) + eps), None for any other quotient."""
         chain, root = below, False
         while str(chain.meta.get("op", "")) in _RESHAPED and chain.all_input_nodes:
@@ -66,7 +68,7 @@ class Group:
             chain = chain.all_input_nodes[0]
         if str(chain.meta.get("op", "")) != ("var" if root else "std"):
             return None
-        x = call.values.get(chain.all_input_nodes[0])
+        x = values.get(chain.all_input_nodes[0])
         if not isinstance(x, Value) or above.iid or above.own_source() is not x.own_source():
             return None
         grouped, places = math.prod(x.shape) // max(math.prod(shape_of(chain)), 1), math.prod(x.positions)
@@ -92,3 +94,12 @@ class Group:
         direct = kernel.same * float(source.at.weights @ slope**2)
         taken = average(straight) - average(y - straight)
         return min(max(1.0 - taken / direct, 1e-3), 2.0) if direct > 0 else 1.0
+
+
+def normalises(node: torch.fx.Node, values: Mapping[torch.fx.Node, Any]) -> bool:
+    """Whether a product or a quotient is a norm written out."""
+    operands = tuple(node.all_input_nodes)
+    if "mul" in str(node.meta.get("op", "")):
+        return normalised_operand(operands) is not None
+    above = values.get(operands[0]) if len(operands) == 2 else None
+    return isinstance(above, Value) and Group.of(values, above, operands[1]) is not None

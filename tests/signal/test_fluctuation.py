@@ -71,3 +71,39 @@ def test_wider_is_surer() -> None:
     assert narrow is not None
     assert wide is not None
     assert wide == pytest.approx(narrow / 4, rel=0.1)
+
+
+class WrittenNorms(nn.Module):
+    """Norms as a forward writes them out: RMS, by positions of each channel, by the std of a group."""
+
+    def __init__(self, kind: str, depth: int = 16, width: int = 48) -> None:
+        super().__init__()
+        self.kind = kind
+        self.layers = nn.ModuleList(nn.Conv2d(width, width, 1, bias=False) for _ in range(depth))
+        self.out = nn.Conv2d(width, width, 1, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers:
+            x = layer(x)
+            if self.kind == "group":
+                groups = x.reshape(len(x), 4, -1)
+                std = (groups.var(2, keepdim=True) + 1e-5).sqrt()
+                x = x / std.repeat(1, 12, 1).unsqueeze(-1)
+            else:
+                over = {"rms": (1,), "filter": (2, 3)}[self.kind]
+                x = x * torch.rsqrt(x.square().mean(over, keepdim=True) + 1e-6)
+            x = torch.relu(x)
+        return self.out(x)
+
+
+@pytest.mark.parametrize("kind", ["rms", "filter", "group"])
+def test_norms_written_out_start_anew(kind: str) -> None:
+    """The spread of sixteen layers does not add up (it doubled, where each factor was taken to bring its own)."""
+    last = rows(lambda: WrittenNorms(kind), 8, 48, 6, 6)[-1].forward_band
+    spread = []
+    for seed in range(12):
+        torch.manual_seed(seed)
+        out = WrittenNorms(kind)(torch.randn(8, 48, 6, 6)).detach()
+        spread.append(math.log(float(out.double().square().mean().sqrt())))
+    assert last is not None
+    assert last < 2.0 * statistics.stdev(spread) + 0.02

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import nn
 
 from initcheck.signal.kernel import Kernel
 from initcheck.signal.mixing import (
@@ -17,7 +19,7 @@ from initcheck.signal.mixing import (
     unmix,
     unmixed_pairs,
 )
-from initcheck.signal.propagate import propagate
+from initcheck.signal.propagate import _Run, propagate
 from initcheck.signal.value import Atom, Mixing, Value
 from initcheck.tracing.ladder import trace
 
@@ -168,3 +170,38 @@ def test_a_few_rows_of_huge_logits_hold_no_tie() -> None:
     assert ties_occur(4.0, 1e4, 1000.0)
     assert not ties_occur(4.0, 1e14, 1000.0)
     assert ties_occur(4.0, 1.0, 1.0)
+
+
+class Causal(nn.Module):
+    """Blocks of one causal head and a residual stream."""
+
+    def __init__(self, depth: int = 3, width: int = 64) -> None:
+        super().__init__()
+        self.qkv = nn.ModuleList(nn.Linear(width, 3 * width) for _ in range(depth))
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(depth))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for norm, layer in zip(self.norms, self.qkv, strict=True):
+            q, k, v = layer(norm(x)).chunk(3, -1)
+            x = x + F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return x
+
+
+def test_pairs_that_would_not_fit_into_memory_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    traced = trace(Causal(), (torch.randn(4, 40, 64),), {})
+    kept = _Run(traced, True, {})
+    monkeypatch.setattr("initcheck.signal.propagate._PAIRS", 39**2 * len(traced.graph.nodes))
+    short = _Run(traced, True, {})
+    for run in (kept, short):
+        run.forward()
+        run.backward()
+    held = [[v for v in run.values.values() if isinstance(v, Value) and v.covariance.pairs is not None]
+            for run in (kept, short)]  # fmt: skip
+    assert len(held[0]) > 10
+    assert not held[1]
+    for node, gradient in kept.received.items():
+        value, other = kept.values[node], short.values[node]
+        if isinstance(value, tuple):
+            continue
+        assert other.variance == pytest.approx(value.variance, rel=0.25)
+        assert short.received[node].same == pytest.approx(gradient.same, rel=0.25)

@@ -611,7 +611,7 @@ class Quotient(Product):
 
     def across_sources(self, call: Call, moving: list[tuple[torch.fx.Node, Value]]) -> Result:
         nodes, (above, inverse), dims = self._factors(call)
-        group = Group.of(call, above, nodes[1])
+        group = Group.of(call.values, above, nodes[1])
         if group is not None:  # what is large in a group has a large std: their quotient does not feel how it varies
             scale = 1.0 / math.sqrt(call.of(nodes[1]).second.same)
             call.memo["group"], mean = group, above.mean * scale
