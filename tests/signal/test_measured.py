@@ -95,6 +95,21 @@ def pooled_head() -> nn.Module:
     return nn.Sequential(unit(16, 64), pool, unit(64, 128), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, 64))
 
 
+class Pyramid(nn.Module):
+    """Maxima over windows larger than the map beside the map itself: one element wins all of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pools = nn.ModuleList(nn.MaxPool2d(size, stride=1, padding=size // 2) for size in (5, 9))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([x, *(pool(x) for pool in self.pools)], 1)
+
+
+def pyramid() -> nn.Module:
+    return nn.Sequential(unit(16, 64, 3), Pyramid(), unit(192, 128), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
 class Blurred(nn.Module):
     """Every second position behind a binomial filter that is no parameter."""
 
@@ -345,6 +360,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "dual-paths": (dual_paths, (8, 16, 8, 8)),
     "pooled-silu": (pooled_silu, (8, 16, 16, 16)),
     "pooled-head": (pooled_head, (8, 16, 7, 7)),
+    "pyramid": (pyramid, (8, 16, 4, 4)),
     "blurred": (blurred, (8, 16, 24, 24)),
     "gated": (gated, (8, 16, 8, 8)),
     "activated-shortcuts": (activated_shortcuts, (8, 16, 8, 8)),

@@ -26,7 +26,7 @@ from initcheck.signal.ops.linear import (
 )
 from initcheck.signal.resolved import Axis, Resolved
 from initcheck.signal.rule import Call, Flow, Result, Rule, register
-from initcheck.signal.shape import copula, normal_cdf, straightened
+from initcheck.signal.shape import copula, normal_cdf, quantiles, straightened, sum_shape
 from initcheck.signal.smoothing import Smoother, smoothed, smoothed_profile
 from initcheck.signal.value import Source, Value, settle
 
@@ -180,11 +180,11 @@ class Maximum(Pooling):
         best.expand(f)
         mean, second = best.moments(f)
         k = Kernel(second.same, second.far, second.cross, second.sample, None) - mean**2
-        overlap = [max(w.kernel - w.stride, 0) / w.kernel for w in windows]
-        if any(overlap) and math.prod(w.outputs for w in windows) > 1:
+        shares = [in_common(w)[0] for w in windows]
+        if math.prod(len(share) for share in shares) > 1:
             excess: Array = np.array(k.same - k.far)
-            for o in overlap:
-                excess = np.multiply.outer(excess, np.array([1.0, o]))
+            for share in shares:
+                excess = np.multiply.outer(excess, share / share[0])
             k = Kernel(k.same, k.far, k.cross, k.sample, k.far + excess)
         call.memo["taps"] = taps
         profiles = pooled_profiles(windows, x)
@@ -194,7 +194,10 @@ class Maximum(Pooling):
         if rho is not None:
             mean, by_position = maximum_by_position(rho, best, source.at.z, values, windows, mean, k)
             k = k.with_resolved(by_position)
-        return self.output(call, x, batched, mean, k)
+        result = self.output(call, x, batched, mean, k)
+        chances = np.multiply.outer(best.weights, best.inner_weights)
+        result.shape_on_grid = sum_shape([quantiles(f.ravel(), chances.ravel())], 0.0) if k.same > 0 else None
+        return result
 
     def backward(self, call: Call, gradient: Gradient) -> Flow:
         x, _ = spatial(call.value("input"), self.axes(call))
@@ -266,22 +269,41 @@ class AdaptiveMaxPooling(Maximum):
         return adaptive_windows(x, call.shape, self.axes(call))
 
 
+@functools.lru_cache(maxsize=256)
+def in_common(window: Window) -> tuple[Array, Array, Array]:
+    """For windows 0, 1, ... apart, while they overlap: inputs of both, inputs of one, and the share of such pairs."""
+    sees = np.zeros((window.outputs, window.size))
+    for outputs, inputs in window.taps():
+        sees[outputs, inputs] = 1.0
+    own = sees.sum(1)
+    both, one, pairs = [], [], []
+    for apart in range(window.outputs):
+        here, there = sees[: window.outputs - apart], sees[apart:]
+        common = float((here * there).sum(1).mean())
+        if common == 0.0:
+            break
+        both.append(common)
+        one.append(float((own[: window.outputs - apart] + own[apart:]).mean()) / 2)
+        pairs.append((window.outputs - apart) / window.outputs)
+    return np.array(both), np.array(one), np.array(pairs)
+
+
 def won_together(windows: tuple[Window, ...], k: Kernel) -> float:
     """What an input adds to E[g²] by winning several windows at once: sum over displacements d of P(d) K(d).
 
     Two windows of n inputs with o in common have the same winner with probability o/(2n - o), that the largest of all
     is one of those. Gradients of neighbouring windows that are alike, as behind a pooled head, then add up.
     """
-    size = math.prod(w.kernel for w in windows)
-    reach = [min(-(-w.kernel // w.stride), w.outputs) for w in windows]
+    axes = [in_common(window) for window in windows]
     total = 0.0
-    for steps in itertools.product(*(range(1 - n, n) for n in reach)):
-        apart = tuple(abs(d) for d in steps)
+    for apart in itertools.product(*(range(len(both)) for both, _, _ in axes)):
         if not any(apart):
             continue
-        common = math.prod(max(w.kernel - d * w.stride, 0) for w, d in zip(windows, apart, strict=True))
-        pairs = math.prod((w.outputs - d) / w.outputs for w, d in zip(windows, apart, strict=True))
-        total += pairs * common / (2 * size - common) * _displaced(k, apart)
+        common, size, pairs = (
+            math.prod(float(axis[i][d]) for axis, d in zip(axes, apart, strict=True)) for i in range(3)
+        )
+        directions = 2.0 ** sum(d > 0 for d in apart)
+        total += directions * pairs * common / (2 * size - common) * _displaced(k, apart)
     return total
 
 
