@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import itertools
 import os
 import re
 from collections.abc import Iterator
@@ -69,13 +70,14 @@ def _named_here(source: SourceFile, function: ast.FunctionDef, owner: ast.ClassD
     """
     name = function.name
     word = re.compile(rf"{name}\b")
-    defined = [node for node, _ in source.survey.near(word).functions if node.name == name]
+    near = source.survey.near(word)
+    defined = [node for node, _ in near.functions if node.name == name]
     if times_named(source, name) == len(defined):
         return False
     others = [node for _, node in source.classes if owner is not None and node is not owner and _has_method(node, name)]
     aside = [(node.lineno, node.end_lineno or 0) for node in defined]
     theirs = [(node.lineno, node.end_lineno or 0) for node in others]
-    for node in source.survey.nodes_near(word):
+    for node in itertools.chain(near.references, source.survey.nodes_near(word)):  # it is among the former as a rule
         if isinstance(node, ast.Attribute):
             said, own = node.attr == name, isinstance(node.value, ast.Name) and node.value.id == "self"
         elif isinstance(node, (ast.Name, ast.Constant)):
