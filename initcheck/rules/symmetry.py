@@ -502,7 +502,9 @@ class _Run:
             exact = delta is ZERO or (delta is EQUAL and self._bias(node) is not GENERIC)
             readers = self._readers(node)
             if exact or readers:
-                apart = not exact and all(w.columns is GENERIC or self._joins_stream(n) for n, w in readers)
+                apart = not exact and (
+                    all(w.columns is GENERIC or self._joins_stream(n) for n, w in readers) or self._scaled_apart(node)
+                )
                 yield Symmetric(weight.record, node, weight.units, weight.rows is ZERO, exact, delta is ZERO, apart)
 
     def _readers(self, node: torch.fx.Node) -> list[tuple[torch.fx.Node, _Weight]]:
@@ -538,6 +540,14 @@ class _Run:
             nonlinear[user] = bends or any(nonlinear[source] for source in inputs)
             queue.extend(after for after in user.users if after not in queue)
         return read
+
+    def _scaled_apart(self, node: torch.fx.Node) -> bool:
+        """Whether a norm right behind gives each unit a scale of its own, by weights that are drawn."""
+        users = list(node.users)
+        while len(users) == 1 and _op(users[0]) in _KEEPS:
+            users = list(users[0].users)
+        norms = [user for user in users if _op(user) in _NORMS]
+        return bool(norms) and all(any(_state(r) is GENERIC for r in self._affine(norm)) for norm in norms)
 
     def _products(self) -> Iterator[DeadProduct]:
         """Zero times zero: two parameters, a zero gate on a zero branch, two zero matrices in a row beside a stream."""

@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from live import audit, mlp
 from torch import nn
 
+from initcheck.findings import Severity
+
 torch.set_num_threads(1)
 X = torch.randn(8, 32)
 
@@ -236,3 +238,26 @@ def test_a_gate_of_two_halves_is_no_activation() -> None:
             return self.out(a * torch.sigmoid(b))
 
     assert "IC702" not in {f.code for f in audit(filled(Gated(), 0.02, (0,), None), X)}
+
+
+@pytest.mark.parametrize(("drawn", "severity"), [(True, Severity.WARNING), (False, Severity.ERROR)])
+def test_norm_weights_that_are_drawn_tell_units_apart(drawn: bool, severity: Severity) -> None:
+    """DCGAN's N(1, 0.02): each unit has a scale, and with it a gradient, of its own."""
+    torch.manual_seed(0)
+    blocks = [nn.Sequential(nn.Linear(32, 32), nn.BatchNorm1d(32), nn.ReLU()) for _ in range(3)]
+    net = filled(nn.Sequential(*blocks, nn.Linear(32, 4)), 0.02)
+    for block in blocks if drawn else ():
+        nn.init.normal_(block[1].weight, 1.0, 0.02)
+    said = [f for f in audit(net, X) if f.code == "IC702"]
+    assert {f.severity for f in said} == {severity}
+    before = net[1][0].weight.detach().clone()
+    for _ in range(3):
+        net.zero_grad()
+        (net(X) - torch.randn(8, 4)).square().mean().backward()
+        with torch.no_grad():
+            for p in net.parameters():
+                if p.grad is not None and p.grad.abs().max() > 0:
+                    p.sub_(0.05 * p.grad / p.grad.abs().max())
+    after = net[1][0].weight.detach()
+    assert not torch.equal(before, after)
+    assert (float((after - after[:1]).abs().max()) > 1e-5) is drawn
