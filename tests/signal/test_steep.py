@@ -53,3 +53,28 @@ def test_a_gradient_comes_back_through_a_saturated_sigmoid() -> None:
     net[2](torch.sigmoid(hidden)).backward(torch.randn(2048, 512))
     assert hidden.grad is not None
     assert predicted["0"] == pytest.approx(float(hidden.grad.std()), rel=0.25)
+
+
+class _Scaled(nn.Module):
+    """exp(u / 2) as a VAE has it, behind a layer."""
+
+    def __init__(self, std: float) -> None:
+        super().__init__()
+        self.spread, self.out = nn.Linear(64, 16, bias=False), nn.Linear(16, 16, bias=False)
+        nn.init.normal_(self.spread.weight, std=std / 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.out(torch.exp(0.5 * self.spread(x)))
+
+
+@pytest.mark.parametrize("std", [1.0, 8.0, 12.0])
+def test_exp_is_that_of_elements_that_a_tensor_has(std: float) -> None:
+    """E[exp(12 z)] is carried by elements about z = 12, which no batch has; the median batch is meant."""
+    found = []
+    for seed in range(9):
+        torch.manual_seed(seed)
+        net, x = _Scaled(std), torch.randn(16, 64)
+        found.append(math.log(float(torch.exp(0.5 * net.spread(x)).detach().square().mean()) ** 0.5))
+    predicted = propagate(trace(net, (x,), {})).layers[-1].forward_std
+    assert predicted is not None
+    assert math.log(predicted * 3**0.5) == pytest.approx(sorted(found)[4], abs=0.15 if std == 1.0 else 2.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -307,15 +308,41 @@ class Unary(Elementwise):
     ops: tuple[str, ...] = tuple(name for name in UNARY if name != "exp")
 
 
+@functools.lru_cache(maxsize=256)
+def _largest(n: int) -> float:
+    """The z beyond which one of n normal elements is expected."""
+    return float(torch.special.ndtri(torch.tensor(1.0 - 1.0 / max(n, 2), dtype=torch.float64)))
+
+
 _TAILS = 4.0
 """Variance of u from which on E[exp(2u)] lies beyond u's fourth standard deviation, of which no theory knows."""
 
 
 @register
 class Exponential(Elementwise):
-    """exp(u). A decay exp(-u) is bounded whatever u's tails; what a mask of -inf removed (``kept``) becomes zero."""
+    """exp(u). A decay exp(-u) is bounded whatever u's tails; what a mask of -inf removed (``kept``) becomes zero.
+
+    Where most of E[exp(2u)] is the work of elements so rare that a tensor of that size has none, exp(u) is that of the
+    largest element it has.
+    """
 
     ops: tuple[str, ...] = ("exp",)
+
+    def on_grid(
+        self, call: Call, values: dict[torch.fx.Node, Value], leaves: dict[torch.fx.Node, torch.Tensor] | None
+    ) -> torch.Tensor:
+        result = super().on_grid(call, values, leaves)
+        u = next(iter(values.values()), None)
+        if u is None or is_number(u) or u.iid:
+            return result
+        at = u.own_source().at
+        weights, square = torch.from_numpy(at.weights), result.detach().double() ** 2
+        if result.shape != weights.shape:
+            return result
+        beyond = torch.from_numpy(np.abs(at.z)) > _largest(math.prod(u.shape))
+        if not bool((weights * square)[beyond].sum() > 0.5 * (weights * square).sum()):
+            return result
+        return result.clamp(max=float(result.detach()[~beyond].max()))
 
     def _share(self, u: Value) -> float:
         return 1.0 if u.kept is None else min(float(u.kept.mean()) / max(u.shape[-1], 1), 1.0)
