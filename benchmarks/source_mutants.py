@@ -68,8 +68,8 @@ GOOD = (
          "GPT(GPTConfig(n_layer=4, n_head=4, n_embd=128, vocab_size=512))", _IDS),
     Good(
         "karpathy/minGPT", "mingpt/model.py", "GPT(config)", _IDS,
-        "from mingpt.utils import CfgNode\nconfig = CfgNode(model_type=None, n_layer=4, n_head=4, n_embd=128, "
-        "vocab_size=512, block_size=64, embd_pdrop=.1, resid_pdrop=.1, attn_pdrop=.1)",
+        "from mingpt.utils import CfgNode\nconfig = CfgNode(model_type=None, n_layer=12, n_head=12, n_embd=768, "
+        "vocab_size=512, block_size=64, embd_pdrop=.1, resid_pdrop=.1, attn_pdrop=.1)",  # of the size in its README
     ),
     Good("bamos/densenet.pytorch", "densenet.py", "DenseNet(12, 22, 0.5, 10, True)", _IMAGE),
     Good("chengyangfu/pytorch-vgg-cifar10", "vgg.py", "vgg11()", _IMAGE),
