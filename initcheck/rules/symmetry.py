@@ -122,7 +122,7 @@ _ODD = frozenset(
 )
 """Pointwise ops with f(0) = 0 and a slope at 0."""
 
-_DEAD_AT_ZERO = frozenset(["relu", "relu6", "softshrink", "hardshrink", "threshold", "clamp_min", "square"])
+_DEAD_AT_ZERO = frozenset(["relu", "relu6", "softshrink", "hardshrink", "threshold", "clamp_min", "square", "abs"])
 """Pointwise ops with f(0) = 0 and, as torch defines it, f'(0) = 0."""
 
 _POWERS = frozenset(["pow", "float_power"])
@@ -138,6 +138,7 @@ _NORMS = frozenset(["batch_norm", "group_norm", "instance_norm", "layer_norm", "
 _PRODUCTS = frozenset(["mul", "multiply", "imul"])
 _QUOTIENTS = frozenset(["div", "true_divide", "truediv"])
 _SUMS = frozenset(["add", "sub", "iadd", "isub"])
+_DIFFERENCES = frozenset(["sub", "isub"])
 _MATMULS = frozenset(["matmul", "mm", "bmm"])
 _CONVOLUTIONS = frozenset(["conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"])
 
@@ -207,6 +208,8 @@ class _Run:
         self.forward: dict[torch.fx.Node, State] = {}
         self.zero_from: dict[torch.fx.Node, ParameterRecord] = {}
         """For a zero tensor: the zero parameter that makes it so."""
+        self.biases: dict[torch.fx.Node, ParameterRecord | None] = {}
+        """For the output of a layer of zero weights: the bias, which is all that it is."""
         self.backward: dict[torch.fx.Node, State] = {}
         self.order = {node: index for index, node in enumerate(trace.graph.nodes)}
 
@@ -350,6 +353,7 @@ class _Run:
             return GENERIC
         bias = self._bias(node)
         if weight.rows is ZERO or inside is ZERO:
+            self.biases[node] = self._parameter(_argument(node, "bias", 2))
             if bias is ZERO:
                 if weight.rows is ZERO:
                     self.zero_from[node] = weight.record
@@ -377,12 +381,19 @@ class _Run:
         return EQUAL if all(s is not GENERIC for s in scale) else GENERIC
 
     def _sum(self, node: torch.fx.Node) -> State:
+        if _op(node) in _DIFFERENCES and self._same_biases(node):
+            return ZERO
         states = [self._state_of(arg) for arg in node.args[:2]]
         if GENERIC in states or len(states) < 2:
             return GENERIC
         if states == [ZERO, ZERO]:
             self._inherit(node, node.args[0], ZERO)
         return max(states)
+
+    def _same_biases(self, node: torch.fx.Node) -> bool:
+        """Whether both operands are what one layer of zero weights makes of two inputs: its bias, twice."""
+        operands = [arg for arg in node.args[:2] if arg in self.biases]
+        return len(operands) == 2 and self.biases[operands[0]] is self.biases[operands[1]]  # type: ignore[index]
 
     def _power(self, node: torch.fx.Node, inside: State) -> State:
         """x ** n with a number n: 0 at zero if n is positive."""

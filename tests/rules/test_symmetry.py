@@ -261,3 +261,25 @@ def test_norm_weights_that_are_drawn_tell_units_apart(drawn: bool, severity: Sev
     after = net[1][0].weight.detach()
     assert not torch.equal(before, after)
     assert (float((after - after[:1]).abs().max()) > 1e-5) is drawn
+
+
+class Twins(nn.Module):
+    """|f(a) - f(b)| of one net: zero, with slope zero, where f is a constant."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net, self.head = nn.Sequential(nn.Linear(32, 16), nn.ReLU(), nn.Linear(16, 8)), nn.Linear(8, 1)
+
+    def forward(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.abs(self.net(a) - self.net(b)))
+
+
+def test_twins_that_end_in_a_zero_layer_never_learn() -> None:
+    torch.manual_seed(0)
+    assert "IC701" not in {f.code for f in audit(Twins(), X, X + 1)}
+    net = Twins()
+    nn.init.zeros_(net.net[2].weight)
+    said = [f for f in audit(net, X, X + 1) if f.code == "IC701"]
+    assert [(f.parameter, f.severity) for f in said] == [("net.2.weight", Severity.ERROR)]
+    net(X, X + 1).sum().backward()
+    assert all(not p.grad.any() for p in net.net.parameters() if p.grad is not None)
