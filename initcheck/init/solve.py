@@ -85,7 +85,7 @@ class _Solver:
         return target_std(activation, self.depths.get(activation, 1), bool(self.centred) and is_mostly_mean(activation))
 
     def propagated(self) -> Signal:
-        return propagate(with_distributions(self.trace, self._distributions()))
+        return propagate(with_distributions(self.trace, self._distributions()), bands=False)
 
     def _distributions(self) -> dict[str, Distribution]:
         return {
@@ -107,8 +107,7 @@ def solve(trace: Trace, signal: Signal, *, everything: bool = False) -> list[Sug
     judged = solver.judged(solver.propagated() if solver.chosen else signal)
     if needs_repair(judged):
         _standardise(solver)
-        _correct(solver)
-        if _is_drowned(solver):
+        if _is_drowned(_correct(solver)):
             _centre(solver)
     if everything:
         for name, use in uses.items():
@@ -201,9 +200,9 @@ def _standardise(solver: _Solver) -> None:
         solver.chosen[name], solver.reasons[name] = std, reason
 
 
-def _is_drowned(solver: _Solver) -> bool:
+def _is_drowned(layers: list[LayerHealth]) -> bool:
     """Whether no scale of the weights kept the input visible."""
-    return any(layer.uninformed for layer in solver.judged(solver.propagated()))
+    return any(layer.uninformed for layer in layers)
 
 
 def _centre(solver: _Solver) -> None:
@@ -221,8 +220,7 @@ def _centre(solver: _Solver) -> None:
         if name in solver.centred or name in before[0]:
             solver.chosen[name] = solver.standard(solver.uses[name]) * solver.shares.get(name, 1.0)
             solver.reasons[name] = before[1].get(name) or _why(solver.uses[name])
-    _correct(solver)
-    if _is_drowned(solver):
+    if _is_drowned(_correct(solver)):
         solver.centred = frozenset()
         solver.chosen, solver.reasons = before
 
@@ -277,17 +275,19 @@ def _branch_shares(solver: _Solver) -> dict[str, _Share]:
     return shares
 
 
-def _correct(solver: _Solver) -> None:
-    """Re-propagate; pull layers outside their band back in; keep the best solution seen."""
-    best, best_score = dict(solver.chosen), math.inf
-    for _ in range(ROUNDS):
-        judged = solver.judged(solver.propagated())
+def _correct(solver: _Solver) -> list[LayerHealth]:
+    """Re-propagate; pull layers outside their band back in; keep the best solution seen, and what it makes of them."""
+    best, healthiest = dict(solver.chosen), solver.judged(solver.propagated())
+    judged, best_score = healthiest, math.inf
+    for left in reversed(range(ROUNDS)):
         score = worst(judged)
         if score < best_score:
-            best, best_score = dict(solver.chosen), score
-        if score <= -MARGIN or not _rescale(solver, judged):
+            best, healthiest, best_score = dict(solver.chosen), judged, score
+        if score <= -MARGIN or not left or not _rescale(solver, judged):
             break
+        judged = solver.judged(solver.propagated())
     solver.chosen = best
+    return healthiest
 
 
 def _rescale(solver: _Solver, judged: list[LayerHealth]) -> bool:

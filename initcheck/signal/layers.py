@@ -90,6 +90,7 @@ def layer_rows(
     values: Mapping[torch.fx.Node, Any],
     backward: Mapping[torch.fx.Node, GradientKernel],
     calls: Mapping[torch.fx.Node, Call],
+    with_bands: bool = True,
 ) -> tuple[list[LayerRow], dict[str, torch.fx.Node]]:
     """Rows in order of execution, and the node of each layer's output."""
     owners: dict[str, list[ParameterRecord]] = {}
@@ -100,7 +101,7 @@ def layer_rows(
     weights = {path: weight_of(records) for path, records in owners.items()}
     outputs = output_nodes(trace.graph, {path for path, w in weights.items() if w is not None})
     consumers = _consumers(trace.graph, calls)
-    forward_bands, grad_bands = bands(trace.graph, values, backward)
+    forward_bands, grad_bands = bands(trace.graph, values, backward) if with_bands else ({}, {})
     rows, nodes = [], {}
     for path, node in outputs.items():
         weight = weights[path]

@@ -42,10 +42,13 @@ _PAIRS = 100_000_000
 """So many moments of single pairs of positions are kept, over all tensors of a net: 0.8 GB."""
 
 
-def propagate(trace: Trace, *, strict: bool = False, inputs: Mapping[str, Moments] | None = None) -> Signal:
+def propagate(
+    trace: Trace, *, strict: bool = False, inputs: Mapping[str, Moments] | None = None, bands: bool = True
+) -> Signal:
     """Predict the scale of every tensor and of its gradient.
 
     ``inputs``: moments of inputs by placeholder name, where they are not independent N(0, 1).
+    ``bands``: how far finite width moves a layer's scale, too.
     ``strict``: let a failing rule raise instead of counting its op as unknown (for tests of the rules themselves).
     """
     run = _Run(trace, strict, inputs or {})
@@ -53,7 +56,7 @@ def propagate(trace: Trace, *, strict: bool = False, inputs: Mapping[str, Moment
     run.backward()
     forward = {n: _first(v).moments for n, v in run.values.items() if _first(v) is not None}
     backward = {node: gradient for node, gradient in run.received.items() if node in forward}
-    rows, layer_nodes = layer_rows(trace, run.values, backward, run.calls)
+    rows, layer_nodes = layer_rows(trace, run.values, backward, run.calls, bands)
     return Signal(forward, backward, rows, run.coverage(), dict(sorted(run.unknown.items())), layer_nodes, run.notes)
 
 
