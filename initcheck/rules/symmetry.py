@@ -279,8 +279,12 @@ class _Run:
         return None
 
     def _weight(self, node: torch.fx.Node, position: int = 1) -> _Weight | None:
+        import torch.fx
+
         given = _argument(node, "weight", position)
         record = self._parameter(given)
+        if record is None and isinstance(given, torch.fx.Node) and self.forward.get(given) is ZERO:
+            record = self.zero_from.get(given)  # standardised, or scaled: zero all the same
         if record is None or len(record.shape) < 2:
             return None
         op = _op(node)

@@ -283,3 +283,31 @@ def test_twins_that_end_in_a_zero_layer_never_learn() -> None:
     assert [(f.parameter, f.severity) for f in said] == [("net.2.weight", Severity.ERROR)]
     net(X, X + 1).sum().backward()
     assert all(not p.grad.any() for p in net.net.parameters() if p.grad is not None)
+
+
+class Standardised(nn.Module):
+    """NFNet's branch: a convolution of standardised weights, and a gain that starts at zero."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.conv, self.head = nn.Linear(32, 16), nn.Conv1d(16, 16, 1, bias=False), nn.Linear(16, 4)
+        self.gain = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        weight = F.batch_norm(self.conv.weight.reshape(1, 16, -1), None, None, training=True)
+        branch = F.conv1d(x.unsqueeze(-1), weight.reshape_as(self.conv.weight)).squeeze(-1)
+        return self.head(torch.relu(x + branch * self.gain))
+
+
+def test_standardised_weights_of_zero_are_zero() -> None:
+    torch.manual_seed(0)
+    assert "IC704" not in {f.code for f in audit(Standardised(), X)}
+    net = Standardised()
+    nn.init.zeros_(net.conv.weight)
+    assert "IC704" in {f.code for f in audit(net, X)}
+    net(X).sum().backward()
+    assert net.gain.grad is not None
+    assert net.conv.weight.grad is not None
+    assert not net.gain.grad.any()
+    assert not net.conv.weight.grad.any()
