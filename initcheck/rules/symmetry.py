@@ -208,8 +208,8 @@ class _Run:
         self.forward: dict[torch.fx.Node, State] = {}
         self.zero_from: dict[torch.fx.Node, ParameterRecord] = {}
         """For a zero tensor: the zero parameter that makes it so."""
-        self.biases: dict[torch.fx.Node, ParameterRecord | None] = {}
-        """For the output of a layer of zero weights: the bias, which is all that it is."""
+        self.biases: dict[torch.fx.Node, tuple[object, ...]] = {}
+        """For the output of a layer of zero weights: the bias, which is all that it is, and what is done to it."""
         self.backward: dict[torch.fx.Node, State] = {}
         self.order = {node: index for index, node in enumerate(trace.graph.nodes)}
 
@@ -321,6 +321,9 @@ class _Run:
         op = _op(node)
         first = node.args[0] if node.args else None
         inside = self._state_of(first)
+        if first in self.biases and len(node.all_input_nodes) == 1:
+            done = (op, str(node.args[1:]), str(node.kwargs))
+            self.biases[node] = (*self.biases[first], *done)  # type: ignore[index]
         if op == "linear" or op in _CONVOLUTIONS or (op in _MATMULS and self._weight(node) is not None):
             return self._layer(node, inside, first)
         if op == "embedding":
@@ -352,12 +355,14 @@ class _Run:
             self.zero_from[node] = self.zero_from[source]
 
     def _layer(self, node: torch.fx.Node, inside: State, first: object) -> State:
-        weight = self._weight(node)
-        if weight is None:
+        weight, bias = self._weight(node), self._bias(node)
+        if weight is None:  # computed: whatever it is
+            if inside is ZERO and bias is ZERO:
+                self._inherit(node, first, ZERO)
+                return ZERO
             return GENERIC
-        bias = self._bias(node)
         if weight.rows is ZERO or inside is ZERO:
-            self.biases[node] = self._parameter(_argument(node, "bias", 2))
+            self.biases[node] = (self._parameter(_argument(node, "bias", 2)),)
             if bias is ZERO:
                 if weight.rows is ZERO:
                     self.zero_from[node] = weight.record
@@ -397,7 +402,7 @@ class _Run:
     def _same_biases(self, node: torch.fx.Node) -> bool:
         """Whether both operands are what one layer of zero weights makes of two inputs: its bias, twice."""
         operands = [arg for arg in node.args[:2] if arg in self.biases]
-        return len(operands) == 2 and self.biases[operands[0]] is self.biases[operands[1]]  # type: ignore[index]
+        return len(operands) == 2 and self.biases[operands[0]] == self.biases[operands[1]]  # type: ignore[index]
 
     def _power(self, node: torch.fx.Node, inside: State) -> State:
         """x ** n with a number n: 0 at zero if n is positive."""

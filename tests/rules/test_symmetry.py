@@ -268,7 +268,10 @@ class Twins(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.net, self.head = nn.Sequential(nn.Linear(32, 16), nn.ReLU(), nn.Linear(16, 8)), nn.Linear(8, 1)
+        self.net, self.head = (
+            nn.Sequential(nn.Linear(32, 16), nn.ReLU(), nn.Linear(16, 8), nn.Sigmoid()),
+            nn.Linear(8, 1),
+        )
 
     def forward(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         return self.head(torch.abs(self.net(a) - self.net(b)))
@@ -291,12 +294,13 @@ class Standardised(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.stem, self.conv, self.head = nn.Linear(32, 16), nn.Conv1d(16, 16, 1, bias=False), nn.Linear(16, 4)
-        self.gain = nn.Parameter(torch.zeros(()))
+        self.last, self.gain = nn.Conv1d(16, 16, 1, bias=False), nn.Parameter(torch.zeros(()))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.stem(x)
         weight = F.batch_norm(self.conv.weight.reshape(1, 16, -1), None, None, training=True)
-        branch = F.conv1d(x.unsqueeze(-1), weight.reshape_as(self.conv.weight)).squeeze(-1)
+        branch = F.silu(F.conv1d(x.unsqueeze(-1), weight.reshape_as(self.conv.weight)))
+        branch = F.conv1d(branch, self.last.weight * 2.0).squeeze(-1)
         return self.head(torch.relu(x + branch * self.gain))
 
 
