@@ -21,6 +21,7 @@ from initcheck.signal.grid import Spectrum
 from initcheck.signal.kernel import Array, Kernel
 from initcheck.signal.result import GradientKernel
 from initcheck.signal.shape import by_value
+from initcheck.signal.texture import Texture, joined
 from initcheck.signal.value import Source, Value
 
 _identities = itertools.count(1)
@@ -66,6 +67,7 @@ class Gradient:
     ``weight_bias``: a factor of the second moment that holds for this tensor but not beyond the weights that made it
     (E[1/sum w²] there, E[w²/sum w²] = 1/n beyond). ``per_channel``: each channel was divided by its own std, so that
     the size of its weights does not show in it.
+    ``texture``: how it is spread over channels and frequencies, where nothing mixes channels.
     ``unbounded``: by one weight alone, E[1/w²]: beyond the weight all is as usual, here the mean square is no number.
     """
 
@@ -74,6 +76,7 @@ class Gradient:
     weight_bias: float = 1.0
     per_channel: bool = False
     unbounded: bool = False
+    texture: Texture | None = None
     _total: Kernel | None = field(init=False, repr=False, compare=False, default=None)
 
     @classmethod
@@ -116,6 +119,12 @@ class Gradient:
         pairs = zip(self.parts or (self,) * count, other.parts or (other,) * count, strict=False)
         whole = Gradient(dict(self.terms))
         whole.merge(other)
+        texture = None
+        if self.texture is not None or other.texture is not None:
+            texture = joined([(g.texture, g.total().same) for g in (self, other)])
+        if texture is not None:
+            whole = whole.scaled(math.sqrt(float(texture.channels.mean())))
+            whole.texture = texture.level()
         whole.parts = tuple(mine.beside(theirs) for mine, theirs in pairs)
         whole.unbounded = self.unbounded or other.unbounded
         if self.weight_bias != 1.0 or other.weight_bias != 1.0:
@@ -164,15 +173,24 @@ class Gradient:
             new = slope if term.slope is None else term.slope * slope
             result.add(replace(term, slope=new, source=source))
         result.weight_bias, result.per_channel = self.weight_bias, self.per_channel
+        if self.texture is not None:
+            result.texture = self.texture.activated(steady_share(slope, source))
         return result
 
     def scaled(self, factor: float) -> Gradient:
         """The gradient times a number."""
-        return Gradient.of(*(replace(t, kernel=t.kernel * factor**2) for t in self.terms.values()))
+        return self.mapped(lambda k: k * factor**2)
 
     def mapped(self, function: Callable[[Kernel], Kernel]) -> Gradient:
         """Each delta's kernel mapped (linearly), identities and slopes kept."""
-        return Gradient.of(*(replace(t, kernel=function(t.kernel)) for t in self.terms.values()))
+        result = Gradient.of(*(replace(t, kernel=function(t.kernel)) for t in self.terms.values()))
+        result.texture = self.texture
+        return result
+
+    def textured(self, texture: Texture | None) -> Gradient:
+        """Itself, spread like that."""
+        self.texture = texture
+        return self
 
     def collapsed(self) -> Kernel:
         """The kernel of the whole, to start a new term from."""
@@ -183,3 +201,10 @@ class Gradient:
         """What is reported."""
         k = self.total()
         return GradientKernel(k.same, k.far, k.sample)
+
+
+def steady_share(slope: torch.Tensor, source: Source) -> float:
+    """E[f']² / E[f'²]: what the gradient keeps of its pattern over positions when it is multiplied by f'."""
+    values = slope.detach().double().numpy()
+    square = float(source.at.weights @ values**2)
+    return min(float(source.at.weights @ values) ** 2 / square, 1.0) if square > 0 else 1.0

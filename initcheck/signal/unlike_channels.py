@@ -50,13 +50,13 @@ class _Channels:
     slopes: Array
 
     @classmethod
-    def of(cls, x: Value, share: float) -> _Channels | None:
+    def of(cls, x: Value, share: float, spread: float) -> _Channels | None:
         """For an expression f(u), of whose variation ``share`` (of that of u) lies between the means of channels.
 
         None where x is no expression, or channels are all alike.
         """
         source = x.own_source()
-        spread = min(source.fluctuation, _WIDEST)
+        spread = min(spread, _WIDEST)
         r = min(max(share, 0.0), 0.95)
         if x.grid is source.u or (r < 1e-3 and spread < 1e-3) or x.variance <= 0:
             return None
@@ -80,16 +80,19 @@ class _Channels:
 
 def variance_spread(x: Value, share: float) -> float:
     """Relative variance, between channels, of a channel's own variance behind an activation (0: no expression)."""
-    channels = _Channels.of(x, share)
+    channels = _Channels.of(x, share, x.own_source().fluctuation)
     if channels is None:
         return 0.0
     mean = float(channels.chance @ channels.variance)
     return max(float(channels.chance @ channels.variance**2) / mean**2 - 1.0, 0.0) if mean > 0 else 0.0
 
 
-def inverse_variance(x: Value, share: float, eps: float) -> InverseVariance | None:
-    """1/s² of f(u), ``share`` of u's variation being between the means of channels; None where they are all alike."""
-    channels = _Channels.of(x, share)
+def inverse_variance(x: Value, share: float, spread: float, eps: float) -> InverseVariance | None:
+    """1/s² of f(u), ``share`` of u's variation being between the means of channels; None where they are all alike.
+
+    ``spread``: relative variance of the scale q.
+    """
+    channels = _Channels.of(x, share, spread)
     if channels is None:
         return None
     source, chance, slopes, width = x.own_source(), channels.chance, channels.slopes, channels.width
@@ -170,7 +173,7 @@ def echoed(branch: torch.fx.Node, stream: torch.fx.Node, value_of: Callable[[tor
                 return 0.0
             if value.source is not before.own_source():
                 return 0.0
-            kept *= _linear_share(before, value)
+            kept *= linear_share(before, value)
         branch = operand
     return 0.0
 
@@ -192,7 +195,8 @@ def _origins(node: torch.fx.Node) -> set[torch.fx.Node]:
     return found
 
 
-def _linear_share(u: Value, f: Value) -> float:
+def linear_share(u: Value, f: Value) -> float:
+    """Squared correlation of f(u) with u, on the grid that they share."""
     weights = u.own_source().at.weights
     a, b = u.own_grid().double().numpy(), f.own_grid().double().numpy()
     a, b = a - weights @ a, b - weights @ b

@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -14,6 +14,9 @@ import torch
 from initcheck.signal.grid import Nodes, Spectrum, nodes, phase_for_kink_at
 from initcheck.signal.kernel import Array, Kernel, Profile
 from initcheck.signal.result import Moments
+
+if TYPE_CHECKING:
+    from initcheck.signal.texture import Texture
 
 MASKED = -50.0
 """Logits at or below this are masks (-inf, the dtype's minimum, or Swin's -100): softmax makes them zero."""
@@ -83,6 +86,8 @@ class Value:
     ``inherited``: the part of ``fluctuation`` that the operand of those weights had before.
     ``zero_sum``: standardised weights: each unit's incoming weights sum to zero, so that the input's mean drops out.
     ``kurtosis``: of a parameter's elements, E[w⁴] / E[w²]²: 3 if normal, 9/5 if spread evenly about zero.
+    ``texture``: spectra of the channels, where nothing has mixed them since a depthwise convolution. ``root``: the
+    tensor that it is a norm of.
     ``common``: of a table, the part of its variance that its rows share.
     ``positive``: no element is negative; a source made of it is log-normal rather than normal. ``negative``: no element
     is positive; likewise, mirrored.
@@ -113,6 +118,8 @@ class Value:
     common: float = 0.0
     echo: Echo | None = None
     kurtosis: float = 3.0
+    texture: Texture | None = None
+    root: Value | None = None
     _second: tuple[Kernel, float, Kernel] | None = field(init=False, repr=False, default=None)
 
     @property
@@ -242,6 +249,8 @@ class Value:
             "inherited": 0.0,
             "common": 0.0,
             "echo": None,
+            "texture": None,
+            "root": None,
         }
         return replace(self, **{**blank, **changes})  # type: ignore[arg-type]
 

@@ -217,6 +217,23 @@ def bordered(apart: bool = False) -> nn.Module:
     return nn.Sequential(*(m for _ in range(8) for m in block()), nn.Conv2d(96, 96, 1))
 
 
+class Spectra(nn.Module):
+    """Depthwise kernels upon each other, a shortcut beside each: every channel has a spectrum of its own."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.each = nn.Conv2d(width, width, 3, padding=1, groups=width, bias=False)
+        self.scale = nn.Conv2d(width, width, 1, groups=width)
+        self.norm, self.after = nn.BatchNorm2d(width), nn.BatchNorm2d(width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.after(self.norm(self.each(x)) + self.scale(x) + x)
+
+
+def chain_of_spectra() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(16, 256, 1), *(Spectra(256) for _ in range(6)), nn.Conv2d(256, 64, 1))
+
+
 class Branches(nn.Module):
     """Norms of a rectified tensor itself and of its depthwise convolution; of it times one weight per channel, too."""
 
@@ -368,6 +385,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "channels-apart": (channels_apart, (8, 16, 10, 10)),
     "scaled": (scaled, (8, 64, 6, 6)),
     "bordered": (bordered, (8, 96, 6, 6)),
+    "chain-of-spectra": (chain_of_spectra, (8, 16, 16, 16)),
     "group-norms": (group_norms, (8, 16, 6, 6)),
     "evo-norms": (lambda: per_group(lambda: SampleEvoNorm(4)), (8, 16, 6, 6)),
     "branches": (lambda: branches(False, False, False), (8, 16, 8, 8)),

@@ -21,6 +21,7 @@ from initcheck.signal.resolved import Axis, Resolved
 from initcheck.signal.rule import Call, Flow, Result, Rule, Unknown, register, shape_of
 from initcheck.signal.shape import matched, weight_shares
 from initcheck.signal.smoothing import Smoother, smoothed, smoothed_profile
+from initcheck.signal.texture import Texture, kernels_of
 from initcheck.signal.unlike_channels import variance_spread
 from initcheck.signal.value import Atom, Dim, Dims, Echo, Value, settle
 
@@ -438,13 +439,26 @@ class Convolution(Rule):
         result = Value(dims, mean, k, approximate=x.approximate, fluctuation=fluctuation).settled()
         if channels == 1:
             share = x.own_source().correlation.mean_over(x.count("S"), x.positions)
-            result.inherited = max(x.fluctuation, min(variance_spread(x, share), 1.0))
+            spread = min(variance_spread(x, share), 1.0)
+            result.inherited = max(x.fluctuation, spread)
             result.fluctuation += result.inherited
+            one_each = axes <= 2 and shape_of(call.node_of("weight"))[0] == x.shape[-axes - 1]
+            if one_each and w.mean**2 < 0.1 * w.variance:
+                before = Texture.of(x, axes)
+                before = before if x.texture is not None else before.unlike(spread, str(call.node_of("weight").name))
+                texture = before.filtered(self.kernels(call)).level()
+                result.texture = texture.folded() if any(window.stride > 1 for window in windows) else texture
         result.shape_on_grid = sum_of_few(x, channels * math.prod(t.mean for t in taps))
         centred = w.variance > 0 and w.mean**2 < 0.01 * w.variance
         if channels == 1 and centred and x is call.value("input") and result.shape == x.shape:
             result.echo = Echo(x, weight_shares(math.prod(window.kernel for window in windows)))
         return result
+
+    def kernels(self, call: Call) -> NDArray[np.float32]:
+        """The draws of a depthwise kernel."""
+        weight = call.node_of("weight")
+        name = str(weight.meta.get("parameter", weight.name))
+        return kernels_of(name, shape_of(weight)[2:], call.of(weight).kurtosis)
 
     def backward(self, call: Call, gradient: Gradient) -> Flow:
         axes = int(call.op[4])
@@ -469,7 +483,14 @@ class Convolution(Rule):
         )
         samples = call.out.count("S")
         outputs = math.prod(call.shape[-axes:])
-        yield call.node_of("input"), few_inputs(settle(k, x.dims), x, seen, square, call.out)
+        texture = None
+        if call.out.texture is not None:
+            before = gradient.texture if gradient.texture is not None else Texture.white(axes)
+            if any(window.stride > 1 for window in windows):
+                before = before.folded()
+            after = before.filtered(self.kernels(call), adjoint=True)
+            k, texture = k * float(after.channels.mean()), after.level()
+        yield call.node_of("input"), few_inputs(settle(k, x.dims), x, seen, square, call.out).textured(texture)
         if not gradient.unbounded:  # a weight that the norm behind it divides out has none
             call.memo["weight_grad"] = weight_gradient_std(kernel, x.second, samples, outputs)
             yield from _to_weight(call, "weight", call.memo["weight_grad"])

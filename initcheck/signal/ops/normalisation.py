@@ -15,6 +15,7 @@ from initcheck.signal.ops.joining import leaves, mixed_shape
 from initcheck.signal.reduce import inverse_bias
 from initcheck.signal.rule import Call, Flow, Result, Rule, Unknown, register
 from initcheck.signal.shape import SHARES, matched, product_quantiles, quantiles, sum_shape
+from initcheck.signal.texture import Texture
 from initcheck.signal.unlike_channels import InverseVariance, inverse_variance
 from initcheck.signal.value import Atom, Echo, Value, settle
 
@@ -152,6 +153,9 @@ class BatchNorm(Normalisation):
         result.zero_sum = x.iid
         result.echo = self._echo(call, x)
         result.fluctuation = unlike_scales(call.optional("weight"))
+        result.root = x
+        if x.texture is not None and not x.parts and result.fluctuation == 0:
+            result.texture = x.texture.normalised() if self._batch(call) else x.texture
         return result
 
     def _echo(self, call: Call, x: Value) -> Echo | None:
@@ -203,16 +207,20 @@ class BatchNorm(Normalisation):
             eps = float(call.plain("eps", 1e-5))
             share = 1.0 - eps * inverse**2
             few_samples = inverse_variance_bias(source.correlation, samples, sizes, 0.0, share)
+            texture = None if x.texture is None or x.parts else divided_by_channel(gradient, x.texture, share)
             own = x.fluctuation - x.inherited
             weight_bias = inverse_variance_bias(source.correlation, samples, sizes, own, share) / few_samples
             before = inverse_variance_bias(source.correlation, samples, sizes, x.inherited, share) / few_samples
-            kernel = kernel * (few_samples * weight_bias * before)
+            bias = weight_bias * before if texture is None else float(texture.channels.mean())
+            weight_bias = weight_bias if texture is None else 1.0
+            kernel = kernel * (few_samples * bias)
             square = None if x.parts else slope_to_keep(gradient, out, x)
             unlike = None if x.parts else unlike_channels(x, samples, sizes, eps)
         else:
             gamma, share = call.optional("weight"), 0.0
             second = gamma.mean**2 + gamma.variance if gamma else 1.0
             kernel, weight_bias, square, unlike = gradient.total() * (second * inverse**2), 1.0, None, None
+            texture = gradient.texture
         average_ratio = 1.0
         parts: tuple[Gradient, ...] = ()
         if x.parts and self._batch(call):
@@ -222,6 +230,7 @@ class BatchNorm(Normalisation):
         if unlike is not None:
             flow, weight_bias = among_channels(flow, whole, unlike, x), unlike.weights
         flow.weight_bias, flow.per_channel = weight_bias, True
+        flow.texture = None if texture is None else texture.level()
         # one weight per channel is divided out, sign(w) apart: dL/d(w x) goes as 1/|w|, and dL/dx does not know |w|
         flow.unbounded = x.fluctuation - x.inherited > 1.0 and share > 0.5
         flow.parts = parts
@@ -238,8 +247,16 @@ def unlike_scales(gamma: Value | None) -> float:
 
 
 def unlike_channels(x: Value, samples: int, sizes: tuple[int, ...], eps: float) -> InverseVariance | None:
-    """1/s² of the channels of an activation, whose means and scales differ before it."""
-    return inverse_variance(x, x.own_source().correlation.mean_over(samples, sizes), eps)
+    """1/s² of the channels of an activation, whose means (and scales, where no texture has them) differ before it."""
+    source = x.own_source()
+    spread = source.fluctuation if x.texture is None else 0.0
+    return inverse_variance(x, source.correlation.mean_over(samples, sizes), spread, eps)
+
+
+def divided_by_channel(gradient: Gradient, x: Texture, share: float) -> Texture:
+    """The gradient, each channel divided by its own std; ``share``: the part of s² + eps that is s²."""
+    before = gradient.texture or Texture.white(x.amplitude.ndim - 1)
+    return before.scaled(1.0 / np.sqrt(share * x.channels + 1.0 - share + 1e-9))
 
 
 def among_channels(flow: Gradient, whole: Kernel, unlike: InverseVariance, x: Value) -> Gradient:
@@ -387,6 +404,7 @@ class PerSample(Normalisation):
         result = Value(x.dims, mean, k, approximate=x.approximate, shape_on_grid=shape)
         if channels > 1:
             result.fluctuation = result.inherited = x.fluctuation
+            result.texture, result.root = x.texture, x
         return result.settled()
 
     def backward(self, call: Call, gradient: Gradient) -> Flow:
@@ -423,7 +441,8 @@ class PerSample(Normalisation):
         if not sizes and x.covariance.profile:
             kernel = kernel * inverse_profile(x)
         whole, square = settle(kernel * factor, x.dims), slope_to_keep(gradient, out, x) if channels > 1 else None
-        yield call.node_of("input"), Gradient.fresh(whole) if square is None else sloped(whole, square, out, x)
+        flow = Gradient.fresh(whole) if square is None else sloped(whole, square, out, x)
+        yield call.node_of("input"), flow.textured(gradient.texture if channels > 1 else None)
 
 
 @register

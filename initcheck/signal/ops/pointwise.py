@@ -29,7 +29,8 @@ from initcheck.signal.shape import (
     sum_shape,
 )
 from initcheck.signal.steep import resolved
-from initcheck.signal.unlike_channels import sum_fluctuation
+from initcheck.signal.texture import CHANNELS, Texture, summed
+from initcheck.signal.unlike_channels import linear_share, sum_fluctuation
 from initcheck.signal.value import Dims, Echo, Source, Value, adopt, broadcast_dims, settle, without_pairs
 from initcheck.signal.written_norms import Group, before_casts, normalised_operand
 
@@ -217,6 +218,8 @@ class Elementwise(Rule):
         if result.shape != call.shape:
             result.dims = broadcast_dims([v for _, v in operands], call.shape)
             result.covariance = settle(result.covariance, result.dims)
+        elif like.texture is not None:
+            result.texture = like.texture.activated(linear_share(like, result))
         return result
 
     def of_numbers(self, call: Call, operands: list[tuple[torch.fx.Node, Value]]) -> Value:
@@ -446,6 +449,7 @@ class Sum(Elementwise):
             result.shape_on_grid = shape_of_echo(result.echo, covariance.same)
         summands = [(factors[n], n, v) for n, v in zip(nodes, values, strict=True) if not v.iid]
         result.fluctuation, result.inherited = sum_fluctuation(summands, covariance.same, call.values.get)
+        result.texture = summed([(factor, value) for factor, _, value in summands])
         return result.settled()
 
     def backward_across(self, call: Call, gradient: Gradient, moving: list[tuple[torch.fx.Node, Value]]) -> Flow:
@@ -455,13 +459,18 @@ class Sum(Elementwise):
         total = gradient.collapsed()
         square = gradient.square_slope(call.out)
         identity = Term(total).identity
+        texture = gradient.texture
+        if texture is None and call.out.texture is not None:
+            texture = Texture.white(call.out.texture.amplitude.ndim - 1)
+        texture = None if texture is None else texture.anew()
         for node, value in moving:
             if value.iid or value.constant is not None:
                 continue
             factor = factors[node]
             if square is None or value.shape != call.shape:
                 kernel = settle(unbroadcast(total, call.out.dims, value.shape) * factor**2, value.dims)
-                yield node, biased(Gradient.of(Term(kernel, identity=identity)), gradient.weight_bias, value)
+                whole = biased(Gradient.of(Term(kernel, identity=identity)), gradient.weight_bias, value)
+                yield node, whole.textured(signed(texture, factor))
                 continue
             source = value.own_source()
             part = factor * value.own_grid().double().numpy()
@@ -471,7 +480,7 @@ class Sum(Elementwise):
             slope = np.sqrt(np.maximum(given_part(square, u, part, rest), 0.0))
             kernel = settle(matched(total * factor**2, slope, source), value.dims)
             whole = Gradient.of(Term(kernel, torch.from_numpy(slope), source, identity))
-            yield node, biased(whole, gradient.weight_bias, value)
+            yield node, biased(whole, gradient.weight_bias, value).textured(signed(texture, factor))
 
 
 def biased(gradient: Gradient, weight_bias: float, value: Value) -> Gradient:
@@ -485,6 +494,11 @@ def biased(gradient: Gradient, weight_bias: float, value: Value) -> Gradient:
         return gradient.scaled(weight_bias**-0.5)
     gradient.weight_bias = weight_bias
     return gradient
+
+
+def signed(texture: Texture | None, factor: float) -> Texture | None:
+    """With the sign of the factor."""
+    return texture if texture is None or factor >= 0 else texture.scaled(np.full(CHANNELS, -1.0))
 
 
 def summed_echo(parts: Sequence[tuple[float, Value]]) -> Echo | None:
@@ -547,7 +561,8 @@ class Product(Elementwise):
         widest = max(values, key=lambda v: v.variance / max(v.second.same, 1e-300))
         rest = [v for v in values if v is not widest]
         if not iid and not widest.iid and all(v.variance < 0.1 * v.mean**2 for v in rest):
-            # gates that hardly vary: the product has the shape of the other factor
+            # gates that hardly vary: the product has the shape of the other factor, and its texture
+            result.texture, result.root = widest.texture, widest
             scale = math.prod(v.mean for v in rest)
             values_on_grid = scale * quantiles(widest.own_grid().double().numpy(), widest.own_source().at.weights)
             if not widest.normal and np.ptp(values_on_grid) > 0:
@@ -584,12 +599,14 @@ class Product(Elementwise):
                 continue
             others = [factor for j, factor in enumerate(values) if j != i]
             if square is not None and len(others) == 1:
-                yield node, self._sloped(call, kernel, square, value, others[0], shape_of(node))
+                flow = self._sloped(call, kernel, square, value, others[0], shape_of(node))
+                yield node, flow.textured(gradient.texture if call.out.root is value else None)
                 continue
             other = kernel
             for factor in others:
                 other = other * factor.second
-            yield node, Gradient.fresh(recast(unbroadcast(other, dims, shape_of(node)), dims, value.dims))
+            flow = Gradient.fresh(recast(unbroadcast(other, dims, shape_of(node)), dims, value.dims))
+            yield node, flow.textured(gradient.texture if call.out.root is value else None)
 
     def _sloped(
         self, call: Call, kernel: Kernel, square: Array, value: Value, other: Value, shape: tuple[int, ...]

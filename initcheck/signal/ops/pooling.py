@@ -97,7 +97,10 @@ class AveragePooling(Pooling):
             beyond = k.same - smoothed(x.second.without_local(), maps).same
             k = k.with_resolved(resolved.averaged(views, beyond))
         profile = smoothed_profile(axis_profiles(x.covariance, x.dims[-axes:]), maps)
-        return self.output(call, x, batched, mean, replace(k, profile=profile) - mean**2)
+        result = self.output(call, x, batched, mean, replace(k, profile=profile) - mean**2)
+        if x.texture is not None and math.prod(call.shape[-axes:]) == 1 and len(x.positions) == axes:
+            result.texture = x.texture.pooled(x.positions)
+        return result
 
     def backward(self, call: Call, gradient: Gradient) -> Flow:
         axes = self.axes(call)
@@ -106,7 +109,10 @@ class AveragePooling(Pooling):
         maps = tuple(m.transposed for m in self.maps(call, x))
         k = smoothed(kernel, maps)
         profile = smoothed_profile(axis_profiles(kernel, call.out.dims[-axes:]), maps)
-        yield call.node_of("input"), Gradient.fresh(settle(replace(k, profile=profile), x.dims))
+        flow = Gradient.fresh(settle(replace(k, profile=profile), x.dims))
+        if gradient.texture is not None and x.texture is not None and call.out.texture is not None:
+            flow.texture = gradient.texture.copied(x.positions, axes)
+        yield call.node_of("input"), flow
 
 
 @functools.lru_cache(maxsize=256)

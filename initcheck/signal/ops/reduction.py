@@ -33,6 +33,12 @@ def without(dims: Dims, over: tuple[int, ...], shape: tuple[int, ...]) -> Dims:
     return tuple(dim for i, dim in enumerate(dims) if i not in over)
 
 
+def over_positions(x: Value, over: tuple[int, ...]) -> bool:
+    """Whether a reduction is over all positions, and nothing else."""
+    gone = [a for i in over for a in x.dims[i]]
+    return all(a.role == "P" for a in gone) and len(gone) == len(x.positions) > 0
+
+
 @register
 class Mean(Rule):
     """Mean over dims: channels and positions average out, pair by pair. Backward: 1/n of the gradient to each."""
@@ -46,7 +52,10 @@ class Mean(Rule):
         scale = self.scale(call, x, over)
         dims = without(x.dims, over, call.shape)
         k = mean_covariance(x.covariance, x.dims, over) * scale**2
-        return Value(dims, x.mean * scale, k, approximate=x.approximate, positive=x.positive).settled()
+        result = Value(dims, x.mean * scale, k, approximate=x.approximate, positive=x.positive).settled()
+        if x.texture is not None and over_positions(x, over):
+            result.texture = x.texture.pooled(x.positions)
+        return result
 
     def scale(self, call: Call, x: Value, over: tuple[int, ...]) -> float:
         """1 for a mean, the number of elements for a sum."""
@@ -58,7 +67,10 @@ class Mean(Rule):
         n = math.prod(a.size for i in over for a in x.dims[i])
         scale = self.scale(call, x, over) / max(n, 1)
         k = spread_kernel(gradient.collapsed(), x.dims, over) * scale**2
-        yield call.node_of("input"), Gradient.fresh(settle(k, x.dims))
+        flow = Gradient.fresh(settle(k, x.dims))
+        if gradient.texture is not None and x.texture is not None and over_positions(x, over):
+            flow.texture = gradient.texture.copied(x.positions, len(x.positions))
+        yield call.node_of("input"), flow
 
 
 @register
