@@ -6,6 +6,7 @@ import copy
 import functools
 import inspect
 import types
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,6 +28,9 @@ _HOOKS = (
     "_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwargs", "_forward_pre_hooks_with_kwargs",
     "_forward_hooks_always_called", "_backward_hooks", "_backward_pre_hooks",
 )  # fmt: skip
+
+
+_TABLES = (OrderedDict, dict, set, list)
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -130,6 +134,8 @@ def real_copy(model: nn.Module, mode: str) -> Copy:
 def _copied(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
     """A deep copy; where some attribute cannot be copied (a lock, an open file), only that is shared."""
     known = dict(memo)
+    for module in model.modules():  # a dozen empty tables of hooks each: half of what deepcopy takes
+        memo.update({id(v): type(v)() for v in vars(module).values() if type(v) in _TABLES and not v})
     try:
         return copy.deepcopy(model, memo)
     except Exception:

@@ -149,6 +149,9 @@ def measured(tensor: torch.Tensor) -> Distribution:
     if values.is_complex():
         values = torch.view_as_real(values.resolve_conj())
     flat = values.reshape(-1)
+    least, most = (float(t) for t in torch.aminmax(flat[:_CHUNK]))
+    if least == most and flat.numel() <= _CHUNK:
+        return Distribution("measured", least, 0.0, least, most)
     count, mean, spread, low, high = 0, 0.0, 0.0, math.inf, -math.inf
     for part in torch.split(flat, _CHUNK):
         wide = part.to(torch.float64) if part.device.type != "mps" else part.to(torch.float32)

@@ -372,7 +372,7 @@ class Recorder(TorchFunctionMode):
         if out is not None:
             return out
         if target is None:
-            return func(*args, **kwargs)
+            return self.shapes.computed(func, name, args, kwargs)
         self.shapes.changed(target)
         with torch.no_grad() if self.shapes.is_leaf(target) else contextlib.nullcontext():
             return func(*args, **kwargs)

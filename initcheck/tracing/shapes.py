@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,11 +26,13 @@ class Shapes:
     """Makes results for one recorded pass.
 
     ``made``: ids of tensors that were made here and, for real, would have a gradient (they have no ``grad_fn``).
+    What the fake kernels made of a call is remembered: blocks repeat.
     """
 
     def __init__(self, fake: FakeTensorMode) -> None:
         self.fake = fake
         self.made: set[int] = set()
+        self._seen: dict[Any, tuple[_Made, ...] | _Made] = {}
         self._twins: dict[int, tuple[FakeTensor, torch.Tensor]] = {}
 
     def result(
@@ -64,6 +67,25 @@ class Shapes:
         if isinstance(out, torch.Tensor):
             return self._wrapped(out, same, gradient)
         return type(out)(self._wrapped(part, same, gradient) for part in out)
+
+    def computed(self, func: Any, name: str, args: _Args, kwargs: Mapping[str, Any]) -> Any:
+        """The result by the fake kernel, or as that made it of operands with the same layouts."""
+        key = _signature((name, torch.is_grad_enabled(), args, kwargs)) if self._repeats(name, kwargs) else None
+        layouts = self._seen.get(key)
+        if layouts is None:
+            out = func(*args, **kwargs)
+            if key is not None and (layouts := _made(out)) is not None:
+                self._seen[key] = layouts
+            return out
+        return self._again(layouts) if isinstance(layouts, _Made) else tuple(map(self._again, layouts))
+
+    def _repeats(self, name: str, kwargs: Mapping[str, Any]) -> bool:
+        return name in _FRESH and not kwargs.get("inplace") and not torch.is_autocast_enabled("cpu")
+
+    def _again(self, layout: _Made) -> torch.Tensor:
+        with torch._C._DisableTorchDispatch():
+            out = torch.empty_strided(layout.shape, layout.stride, dtype=layout.dtype, device="meta")
+        return self._wrapped(out, {}, layout.gradient)
 
     def _in_place(self, name: str, args: _Args, kwargs: Mapping[str, Any], operands: Sequence[torch.Tensor]) -> Any:
         """The first operand itself, where what is written surely fits it."""
@@ -111,6 +133,39 @@ class Shapes:
         if gradient:
             self.made.add(id(fake))
         return fake
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """The layout of a tensor that shares no memory."""
+
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    dtype: torch.dtype
+    gradient: bool
+
+
+def _made(out: Any) -> tuple[_Made, ...] | _Made | None:
+    if type(out) is tuple:
+        parts = [_made(part) for part in out]
+        return tuple(p for p in parts if isinstance(p, _Made)) if all(isinstance(p, _Made) for p in parts) else None
+    if type(out) is not FakeTensor or out.device != _CPU or out.layout is not torch.strided:
+        return None
+    return _Made(tuple(out.shape), out.stride(), out.dtype, out.requires_grad)
+
+
+def _signature(value: Any) -> Any:
+    """All of a call that its result's layout depends on, to be looked up by; None where something else plays a part."""
+    if isinstance(value, torch.Tensor):
+        if type(value) is not FakeTensor or value.device != _CPU or value.layout is not torch.strided:
+            return None
+        return tuple(value.shape), value.stride(), value.dtype, value.requires_grad
+    if isinstance(value, Mapping):
+        return _signature(tuple(value.items()))
+    if type(value) in (tuple, list, torch.Size):
+        parts = tuple(_signature(part) for part in value)
+        return None if None in parts else (type(value), parts)
+    return (type(value), value) if value is None or type(value) in (int, float, bool, str, torch.dtype) else None
 
 
 def _with(value: Any, by: Mapping[int, torch.Tensor]) -> Any:
@@ -170,9 +225,9 @@ def _like(func: Any, args: _Args, kwargs: Mapping[str, Any]) -> Any:
 
 def _dropout(func: Any, args: _Args, kwargs: Mapping[str, Any]) -> Any:
     """Dropout of every kind in torch.nn.functional's form; without effect, it hands its operand back."""
-    if len(args) != 1 or not {"p", "training"} <= set(kwargs):
+    if len(args) != 1 or not {"p", "training"} <= set(kwargs) or not args[0].is_floating_point():
         return None
-    return _like(func, args, kwargs) if kwargs["training"] and kwargs["p"] > 0 else None
+    return _like(func, args, kwargs) if kwargs["training"] and kwargs["p"] > 0 else args[0]
 
 
 def _norm(func: Any, args: _Args, kwargs: Mapping[str, Any]) -> Any:
@@ -266,6 +321,22 @@ def _convolution(func: Any, args: _Args, kwargs: Mapping[str, Any]) -> Any:
     return torch.empty((x.shape[0], weight.shape[0], *sizes), dtype=x.dtype, device="meta")
 
 
+def _recurrent(func: Any, args: _Args, kwargs: Mapping[str, Any]) -> Any:
+    """GRU and plain RNN over padded sequences; their fake kernels unroll them step by step."""
+    if len(args) != 9 or kwargs or type(args[2]) is not list:  # packed: the sizes of the steps come second
+        return None
+    x, state, weights, _, layers, _, _, both_ways, batch_first = args
+    samples = x.shape[0 if batch_first else 1]
+    ways = 2 if both_ways else 1
+    if not _ordinary(state, *weights) or x.dtype != state.dtype or x.dim() != 3 or not x.numel():
+        return None
+    if tuple(state.shape[:2]) != (layers * ways, samples) or x.shape[2] != weights[0].shape[1]:
+        return None
+    steps, units = x.shape[1 if batch_first else 0], ways * state.shape[2]
+    out = torch.empty((steps, samples, units), dtype=x.dtype, device="meta")
+    return out.transpose(0, 1) if batch_first else out, torch.empty_like(state)
+
+
 def _per_axis(value: Any, axes: int) -> tuple[int, ...] | None:
     if type(value) is int:
         return (value,) * axes
@@ -357,5 +428,14 @@ _LAYOUTS: dict[str, _Layout] = {
     "group_norm": _norm,
     "layer_norm": _layer_norm,
     "rms_norm": _layer_norm,
+    **dict.fromkeys(("gru", "rnn_tanh", "rnn_relu"), _recurrent),
 }  # fmt: skip
+_FRESH = frozenset(
+    (*_ELEMENTWISE, *_BINARY, "mean", "sum", "softmax", "log_softmax", "matmul", "bmm", "mm", "baddbmm", "addmm",
+     "scaled_dot_product_attention", "interpolate", "norm", "cat", "stack", "addcmul", "addcdiv", "masked_fill",
+     "where", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "embedding",
+     "cumsum", "avg_pool1d", "avg_pool2d", "avg_pool3d", "max_pool1d", "max_pool2d", "max_pool3d", "var", "std", "eq",
+     "ne", "lt", "le", "gt", "ge", "layer_norm", "group_norm", "batch_norm", "rms_norm", "linear", "einsum"),
+)  # fmt: skip
+"""Functions whose results share no memory with their operands."""
 _IN_PLACE = frozenset((*_ELEMENTWISE, *_DROPOUTS, *_BINARY)) - {"clone"}

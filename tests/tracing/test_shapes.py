@@ -6,10 +6,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from initcheck.tracing import ladder
 from initcheck.tracing.copies import fake_copy
 from initcheck.tracing.ladder import Trial, trace
+from initcheck.tracing.shapes import Shapes
 
 
 class Conv(nn.Module):
@@ -50,6 +52,42 @@ class Tokens(nn.Module):
         return (low.double() ** 2 + torch.maximum(high, low)).float().sum(1)
 
 
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.GRU(5, 6, 2, bidirectional=True, batch_first=True)
+        self.second, self.third = nn.RNN(12, 4), nn.RNN(4, 4, nonlinearity="relu", bias=False)
+        self.drop = nn.Dropout(0.0)
+
+    def forward(self, x):
+        y, state = self.first(x)
+        y, _ = self.second(self.drop(y.transpose(0, 1)))
+        y, last = self.third(y, state.new_ones(1, len(x), 4))
+        return y.sum(0) + last[0] + state.sum()
+
+
+class Repeated(nn.Module):
+    """The same calls again, on the same layouts and on others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(nn.Conv2d(8, 8, 3, padding=1) for _ in range(3))
+
+    def forward(self, x):
+        x = x.to(memory_format=torch.channels_last)
+        for conv in self.convs:
+            x = F.avg_pool2d(F.interpolate(conv(x), scale_factor=2), 2) + x.mean((2, 3), keepdim=True)
+        x = x.contiguous()
+        for conv in self.convs:
+            x = F.avg_pool2d(F.interpolate(conv(x), scale_factor=2), 2) + x.mean((2, 3), keepdim=True)
+            x = torch.where(x > 0, x, x.double().float() + 1)
+        with torch.no_grad():
+            y = F.avg_pool2d(x, 2)
+        tokens = x.flatten(2).transpose(1, 2).unsqueeze(1)
+        tokens = F.scaled_dot_product_attention(tokens, tokens, tokens) + tokens
+        return F.avg_pool2d(x, 2).norm(dim=1) + y.norm(dim=1), F.scaled_dot_product_attention(tokens, tokens, tokens)
+
+
 def described(val):
     if isinstance(val, torch.Tensor):
         # the stride of a dim of size 1 means nothing
@@ -68,7 +106,14 @@ def nodes(model, x, autograd):
 
 
 @pytest.mark.parametrize(
-    ("model", "x"), [(Conv(), torch.randn(2, 3, 8, 8)), (Tokens(), torch.randn(2, 9, 16))], ids=["conv", "tokens"]
+    ("model", "x"),
+    [
+        (Conv(), torch.randn(2, 3, 8, 8)),
+        (Tokens(), torch.randn(2, 9, 16)),
+        (Recurrent(), torch.randn(3, 7, 5)),
+        (Repeated(), torch.randn(2, 8, 6, 6)),
+    ],
+    ids=["conv", "tokens", "recurrent", "repeated"],
 )
 def test_the_graph_is_the_one_that_fake_kernels_yield(model, x):
     assert nodes(model, x, autograd=False) == nodes(model, x, autograd=True)
@@ -131,3 +176,21 @@ def test_writing_to_a_parameter_under_autograd_is_an_error():
             return x * self.w
 
     assert "leaf" in str(Trial(Writes()).attempt((torch.randn(2, 3),)))
+
+
+def test_a_fake_kernel_is_not_asked_again():
+    asked = []
+
+    def pooled(x, *args, **kwargs):
+        asked.append(tuple(x.shape))
+        return F.avg_pool2d(x, *args, **kwargs)
+
+    shapes = Shapes(FakeTensorMode())
+    with shapes.fake:
+        x, other = torch.empty(2, 3, 8, 8), torch.empty(2, 3, 8, 8, requires_grad=True)
+    for operand in (x, x, other, other):
+        out = shapes.computed(pooled, "avg_pool2d", (operand, 2), {})
+        assert tuple(out.shape) == (2, 3, 4, 4)
+        assert out.requires_grad == operand.requires_grad
+    assert len(asked) == 2
+    assert shapes.computed(pooled, "avg_pool2d", (x, 4), {}).shape == (2, 3, 2, 2)
