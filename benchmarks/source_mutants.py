@@ -96,7 +96,7 @@ GOOD = (
          "GPT(GPTConfig(n_layer=4, n_head=4, n_embd=128, vocab_size=512, block_size=64))", _IDS),
     Good("pytorch/examples", "distributed/tensor_parallelism/llama2_model.py",
          "Transformer(ModelArgs(dim=128, n_layers=4, n_heads=4, vocab_size=512, max_seq_len=64))", _IDS),
-    Good("pytorch/examples", "language_translation/src/model.py", "Translator(2, 2, 64, 4, 500, 500, 128, .1)",
+    Good("pytorch/examples", "language_translation/src/model.py", "Translator(5, 5, 512, 8, 500, 500, 512, .1)",
          "(torch.randint(0, 500, (12, 4)), torch.randint(0, 500, (10, 4)), None, None, None, None, None)"),
 )  # fmt: skip
 
