@@ -14,7 +14,7 @@ from torch import nn
 from initcheck.findings import Severity
 from initcheck.measuring.errors import MeasureError
 from initcheck.measuring.passes import measure_pass
-from initcheck.rules.consequence import NORMALISED_ERROR, judge
+from initcheck.rules.consequence import judge
 from initcheck.signal.result import Signal
 from initcheck.tracing.outputs import primary_output
 from initcheck.tracing.trace import Trace
@@ -114,23 +114,9 @@ def unit_harm(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], 
     model allows it: a norm layer makes signals of the rounding noise that a constant has in single precision.
     """
     try:
-        harm = _unit_harm(copy.deepcopy(model).double(), *_doubled((args, kwargs)), names)
+        return _unit_harm(copy.deepcopy(model).double(), *_doubled((args, kwargs)), names)
     except RuntimeError:  # mixes in tensors of single precision
-        harm = _unit_harm(copy.deepcopy(model), args, kwargs, names)
-    return harm if harm.harmful else _blown_up(model, args, kwargs) or harm
-
-
-def _blown_up(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Harm | None:
-    """What steps of a fixed length do not show: gradients that no learning rate fits, behind norms of constants
-    that rounding noise brings to life."""
-    try:
-        real = measure_pass(_without_dropout(copy.deepcopy(model)), args, kwargs, seeds=1)
-    except MeasureError as error:
-        return Harm(True, str(error))
-    stds = [(row.grad_std, row.name) for row in real.rows if row.grad_std]
-    if not stds or max(stds)[0] <= NORMALISED_ERROR * stds[-1][0]:
-        return None
-    return Harm(True, f"the gradient at {max(stds)[1]} is {max(stds)[0] / stds[-1][0]:.0e} times that at the output")
+        return _unit_harm(copy.deepcopy(model), args, kwargs, names)
 
 
 def _without_dropout(model: nn.Module) -> nn.Module:
