@@ -135,7 +135,7 @@ def _without_noise(context: ModelContext) -> Signal:
         for node in noisy:
             node.args = (node.args[0],) if node.args else ()
             node.kwargs = {key: value for key, value in node.kwargs.items() if key == "input"} | {"p": 0.0}
-        return propagate(context.trace)
+        return propagate(context.trace, bands=False)
     finally:
         for node, args, kwargs in kept:
             node.args, node.kwargs = args, kwargs

@@ -231,8 +231,11 @@ class Resolved:
         result = []
         for axis, size in enumerate(self.sizes):
             marginal = pattern
-            for other in reversed([a for a in range(len(self.sizes)) if a != axis]):
-                marginal = np.tensordot(marginal, shares(self.sizes[other]), (other, 0))
+            for other in reversed(range(len(self.sizes))):  # what is left of the others stands next to the axis
+                if other > axis:
+                    marginal = marginal @ shares(self.sizes[other])
+                elif other < axis:
+                    marginal = shares(self.sizes[other]) @ marginal
             result.append(np.asarray(marginal / total)[class_of(size)])
         return tuple(result)
 
@@ -331,6 +334,12 @@ class Resolved:
 
 def _levels(scale: Array) -> tuple[Array, Array]:
     """Scales to expand at (Chebyshev's points of the range), and each position's Lagrange weights of them."""
+    return _levels_of(scale.tobytes())
+
+
+@functools.lru_cache(maxsize=64)
+def _levels_of(scales: bytes) -> tuple[Array, Array]:
+    scale = np.frombuffer(scales)
     low, high = float(scale.min()), float(scale.max())
     count = 1 if high - low < 0.01 * high else 3 if high < 1.8 * low else SCALES
     if count == 1:
