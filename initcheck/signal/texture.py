@@ -14,7 +14,7 @@ import functools
 import math
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -42,6 +42,7 @@ class Texture:
     base: object
     amplitude: Amplitudes
     rest: Array
+    _power: list[Array] = field(init=False, repr=False, compare=False, default_factory=list)
 
     @classmethod
     def of(cls, x: Value, axes: int) -> Texture:
@@ -60,7 +61,9 @@ class Texture:
     @property
     def power(self) -> Array:
         """Of each channel at each frequency."""
-        return np.asarray(self.amplitude.real**2 + self.amplitude.imag**2 + self.rest)
+        if not self._power:
+            self._power.append(np.asarray(self.amplitude.real**2 + self.amplitude.imag**2 + self.rest))
+        return self._power[0]
 
     @property
     def channels(self) -> Array:
@@ -115,22 +118,25 @@ class Texture:
 
     def filtered(self, kernels: NDArray[np.float32], adjoint: bool = False) -> Texture:
         """Each channel convolved with a kernel of its own; ``adjoint``: as a gradient is."""
-        shape = self.amplitude.shape
-        response = (kernels.reshape(CHANNELS, -1) @ _transform(kernels.shape[1:], shape[1:])).reshape(shape)
-        # the mean over all channels that there could be is 1 at every frequency: so it is over those drawn
-        response = response / np.sqrt((response.real**2 + response.imag**2).mean(0))
+        response, power = _response(kernels.tobytes(), kernels.shape[1:], self.amplitude.shape[1:])
         response = response.conj() if adjoint else response
-        return replace(
-            self,
-            amplitude=self.amplitude * response,
-            rest=np.asarray(self.rest * (response.real**2 + response.imag**2)),
-        )
+        return replace(self, amplitude=self.amplitude * response, rest=np.asarray(self.rest * power))
 
     def activated(self, share: float) -> Texture:
         """f(u), of which ``share`` of the variance is linear in u; the other part is taken as white."""
         whole = self.channels.reshape(-1, *(1,) * (self.amplitude.ndim - 1))
         rest = share * self.rest + (1.0 - share) * whole
         return replace(self, amplitude=self.amplitude * np.float32(math.sqrt(share)), rest=rest.astype(np.float32))
+
+
+@functools.lru_cache(maxsize=64)
+def _response(kernels: bytes, taps: tuple[int, ...], frequencies: tuple[int, ...]) -> tuple[Amplitudes, Array]:
+    """What a kernel for each channel does to every frequency, and to its power; there and back it is the same."""
+    draws = np.frombuffer(kernels, dtype=np.float32).reshape(CHANNELS, -1)
+    response = (draws @ _transform(taps, frequencies)).reshape(CHANNELS, *frequencies)
+    # the mean over all channels that there could be is 1 at every frequency: so it is over those drawn
+    response = response / np.sqrt((response.real**2 + response.imag**2).mean(0))
+    return response, np.asarray(response.real**2 + response.imag**2)
 
 
 @functools.lru_cache(maxsize=64)
