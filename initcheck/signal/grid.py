@@ -78,10 +78,16 @@ def nodes(phase: int) -> Nodes:
 
 def on_grid(points: Array, z: Array, values: Array) -> Array:
     """``np.interp`` for the evenly spaced ``z`` of ``nodes``, whose cells need no search."""
-    place = np.clip((points - z[0]) * (1.0 / _STEP), 0.0, len(z) - 1.0)
-    cell = np.minimum(place.astype(np.intp), len(z) - 2)
-    steps = np.diff(values)
-    return np.asarray(values[cell] + (place - cell) * steps[cell])
+    place = points - z[0]
+    place *= 1.0 / _STEP
+    np.maximum(place, 0.0, out=place)
+    np.minimum(place, len(z) - 1.0, out=place)
+    cell = place.astype(np.intp)
+    np.minimum(cell, len(z) - 2, out=cell)
+    place -= cell
+    place *= np.diff(values).take(cell)
+    place += values.take(cell)
+    return place
 
 
 def phase_for_kink_at(z: float) -> int:

@@ -278,9 +278,9 @@ def constant_value(real: torch.Tensor) -> Value:
     if real.numel() == 0 or real.is_complex():
         return Value(dims, 0.0, Kernel.constant(0.0), iid=True, constant=real, integer=integer)
     numbers = real.detach().resolve_neg().to("cpu", torch.float64).numpy()
-    removed = numbers <= MASKED
     kept = None
-    if not integer and numbers.ndim and removed.any() and not removed.all():
+    if not integer and numbers.ndim and numbers.min() <= MASKED < numbers.max():
+        removed = numbers <= MASKED
         kept = (~removed).sum(-1).astype(float).ravel()
         numbers = numbers[~removed]
     if real.dtype == torch.bool and numbers.ndim >= 2:

@@ -43,6 +43,7 @@ class Texture:
     amplitude: Amplitudes
     rest: Array
     _power: list[Array] = field(init=False, repr=False, compare=False, default_factory=list)
+    _channels: list[Array] = field(init=False, repr=False, compare=False, default_factory=list)
 
     @classmethod
     def of(cls, x: Value, axes: int) -> Texture:
@@ -68,7 +69,9 @@ class Texture:
     @property
     def channels(self) -> Array:
         """The variance of each channel."""
-        return np.asarray(self.power.reshape(CHANNELS, -1).mean(1, dtype=np.float64))
+        if not self._channels:
+            self._channels.append(np.asarray(self.power.reshape(CHANNELS, -1).mean(1, dtype=np.float64)))
+        return self._channels[0]
 
     def scaled(self, factors: Array) -> Texture:
         """Each channel times a factor of its own."""
