@@ -78,7 +78,7 @@ def nodes(phase: int) -> Nodes:
 
 def on_grid(points: Array, z: Array, values: Array) -> Array:
     """``np.interp`` for the evenly spaced ``z`` of ``nodes``, whose cells need no search."""
-    place = points - z[0]
+    place: Array = points - z[0]
     place *= 1.0 / _STEP
     np.maximum(place, 0.0, out=place)
     np.minimum(place, len(z) - 1.0, out=place)
