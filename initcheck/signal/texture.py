@@ -155,9 +155,16 @@ def _transform(taps: tuple[int, ...], frequencies: tuple[int, ...]) -> Amplitude
 
 @functools.lru_cache(maxsize=64)
 def _window(size: int, frequencies: int) -> Array:
-    """The power of a run of ``size`` ones at each frequency, its sum 1."""
-    run = np.arange(frequencies) / frequencies
-    power = np.abs(np.exp(-2j * np.pi * np.multiply.outer(run, np.arange(size))).sum(1)) ** 2
+    """What the mean over ``size`` positions has of each frequency, in all 1.
+
+    Of two taps d and d' both see a position of the map at a share T(d, d') of its positions. That is
+    sqrt(t_d t_d') R(d - d') with t_d = 1 - |d|/n (see ``reached``) and R(e) = sqrt(1 - |e|/n), exactly so for d = d'
+    or d = 0, nearly for others; the window is the transform of R.
+    """
+    lag = np.arange(frequencies)
+    lag = np.minimum(lag, frequencies - lag)
+    power = np.fft.fft(np.sqrt(np.maximum(1.0 - lag / size, 0.0))).real
+    power = np.maximum(power, 0.0)
     return np.asarray(power / power.sum())
 
 
@@ -168,6 +175,20 @@ def kernels_of(name: str, taps: tuple[int, ...], kurtosis: float) -> NDArray[np.
     shape = (CHANNELS, *taps)
     draws = random.uniform(-math.sqrt(3.0), math.sqrt(3.0), shape) if kurtosis < 2.4 else random.normal(size=shape)
     return np.asarray(draws / math.sqrt(float((draws**2).mean()) * math.prod(taps)), dtype=np.float32)
+
+
+def reached(kernels: NDArray[np.float32], shares: Sequence[Sequence[float]]) -> NDArray[np.float32]:
+    """Kernels on a map with zeros around it: a tap counts as far as positions see an input through it.
+
+    ``shares``: for each axis and tap, the share of positions that do.
+    """
+    whole: NDArray[np.float64] = np.ones(())
+    for axis in shares:
+        whole = np.multiply.outer(whole, np.sqrt(axis))
+    if float(whole.min()) > 1.0 - 1e-9:
+        return kernels
+    result = kernels * whole
+    return np.asarray(result / math.sqrt(float((result**2).sum()) / len(result)), dtype=np.float32)
 
 
 def summed(parts: Sequence[tuple[float, Value]]) -> Texture | None:

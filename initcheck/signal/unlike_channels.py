@@ -106,7 +106,7 @@ def inverse_variance(x: Value, share: float, spread: float, eps: float) -> Inver
     sigma = float(np.sqrt(source.at.weights @ (u - centre) ** 2))
     points = np.linspace(centre - 5 * sigma, centre + 5 * sigma, _POINTS)
     distance = (points[:, None] - channels.middle) / width
-    density = np.maximum(chance / width * np.exp(-0.5 * np.maximum(-600.0, distance**2)), 1e-300)
+    density = np.maximum(chance / width * np.exp(-0.5 * distance**2), 1e-300)
     given = (density @ inverse) / density.sum(1) / mean
     return InverseVariance(mean, np.interp(u, points, given), passed / scaled if scaled > 0 else 1.0)
 
@@ -117,7 +117,7 @@ def _scales(spread: float) -> tuple[Array, Array]:
         return np.ones(1), np.ones(1)
     order = 1.0 / spread
     log = np.linspace(-4.0, 3.0, 24) * np.sqrt(spread)
-    chance = np.exp(order * (log - np.exp(log)))
+    chance = np.exp(order * (log - np.expm1(log)))  # over that of q = 1, which is tiny for many weights
     scales = np.exp(log)
     chance = chance / chance.sum()
     return scales / float(chance @ scales), chance

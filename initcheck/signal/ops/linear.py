@@ -21,7 +21,7 @@ from initcheck.signal.resolved import Axis, Resolved
 from initcheck.signal.rule import Call, Flow, Result, Rule, Unknown, register, shape_of
 from initcheck.signal.shape import matched, weight_shares
 from initcheck.signal.smoothing import Smoother, smoothed, smoothed_profile
-from initcheck.signal.texture import Texture, kernels_of
+from initcheck.signal.texture import Texture, kernels_of, reached
 from initcheck.signal.unlike_channels import variance_spread
 from initcheck.signal.value import Atom, Dim, Dims, Echo, Value, settle
 
@@ -205,6 +205,10 @@ class Window:
     def gather(self, profile: Array | None) -> Taps:
         """From outputs back to inputs."""
         return _gathered(self, None if profile is None else profile.tobytes())
+
+    def reach(self) -> tuple[float, ...]:
+        """The share of outputs that see an input through each tap."""
+        return tuple(len(outputs) / max(self.outputs, 1) for outputs, _ in self.taps())
 
     @property
     def concentration(self) -> float:
@@ -446,7 +450,7 @@ class Convolution(Rule):
             if one_each and w.mean**2 < 0.1 * w.variance:
                 before = Texture.of(x, axes)
                 before = before if x.texture is not None else before.unlike(spread, str(call.node_of("weight").name))
-                texture = before.filtered(self.kernels(call)).level()
+                texture = before.filtered(self.kernels(call, windows)).level()
                 result.texture = texture.folded() if any(window.stride > 1 for window in windows) else texture
         result.shape_on_grid = sum_of_few(x, channels * math.prod(t.mean for t in taps))
         centred = w.variance > 0 and w.mean**2 < 0.01 * w.variance
@@ -454,11 +458,12 @@ class Convolution(Rule):
             result.echo = Echo(x, weight_shares(math.prod(window.kernel for window in windows)))
         return result
 
-    def kernels(self, call: Call) -> NDArray[np.float32]:
+    def kernels(self, call: Call, windows: tuple[Window, ...]) -> NDArray[np.float32]:
         """The draws of a depthwise kernel."""
         weight = call.node_of("weight")
         name = str(weight.meta.get("parameter", weight.name))
-        return kernels_of(name, shape_of(weight)[2:], call.of(weight).kurtosis)
+        draws = kernels_of(name, shape_of(weight)[2:], call.of(weight).kurtosis)
+        return reached(draws, [window.reach() for window in windows])
 
     def backward(self, call: Call, gradient: Gradient) -> Flow:
         axes = int(call.op[4])
@@ -488,7 +493,7 @@ class Convolution(Rule):
             before = gradient.texture if gradient.texture is not None else Texture.white(axes)
             if any(window.stride > 1 for window in windows):
                 before = before.folded()
-            after = before.filtered(self.kernels(call), adjoint=True)
+            after = before.filtered(self.kernels(call, windows), adjoint=True)
             k, texture = k * float(after.channels.mean()), after.level()
         yield call.node_of("input"), few_inputs(settle(k, x.dims), x, seen, square, call.out).textured(texture)
         if not gradient.unbounded:  # a weight that the norm behind it divides out has none
