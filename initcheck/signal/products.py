@@ -87,6 +87,11 @@ def activation_product(a: Value, b: Value, dims: Dims, alike: float) -> Value:
     mean = geometry.channels * geometry.places * a.mean * b.mean
     second = geometry.second_moments(a.second, b.second, alike)
     covariance = second - (mean**2 / max(geometry.channels, 1))
+    # where other positions are correlated negatively (their mean is taken off), the rest can come out below nothing
+    least = geometry.channels * geometry.places * a.variance * b.variance
+    if covariance.same < least:
+        far, cross, sample = (min(max(k, 0.0), least) for k in (covariance.far, covariance.cross, covariance.sample))
+        covariance = replace(covariance, same=least, far=far, cross=cross, sample=sample)
     return Value(dims, mean, covariance, approximate=a.approximate or b.approximate).settled()
 
 

@@ -11,7 +11,7 @@ from initcheck.signal.combination import combination
 from initcheck.signal.kernel import Kernel
 from initcheck.signal.ops.attention import product_gradients
 from initcheck.signal.ops.normalisation import of_the_many
-from initcheck.signal.products import Contraction
+from initcheck.signal.products import Contraction, activation_product
 from initcheck.signal.value import Atom, Dims, Mixing, Value
 
 CHANNELS, PLACES = 16, 24
@@ -94,3 +94,12 @@ def test_operands_that_are_apart_need_no_combination() -> None:
     graph = torch.fx.Graph()
     x, y = graph.placeholder("x"), graph.placeholder("y")
     assert combination({x: 1.0, y: -1.0}, lambda node: None) is None
+
+
+def test_a_product_of_fluctuating_factors_fluctuates() -> None:
+    """Positions whose mean is taken off are correlated negatively; their sum keeps a variance."""
+    dims: Dims = ((Atom("S", 2),), (Atom("P", PLACES),), (Atom("P", PLACES),))
+    factor = Value(dims, 0.06, Kernel(1e-4, -1e-4 / (PLACES - 1), 0.0, 0.0))
+    weights = Value(dims, 0.4, Kernel(0.04, -0.04 / (PLACES - 1), 0.0, 0.0))
+    product = activation_product(factor, weights, dims, 0.0)
+    assert product.variance >= PLACES * factor.variance * weights.variance * (1 - 1e-9)
