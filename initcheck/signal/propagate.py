@@ -32,7 +32,7 @@ from initcheck.signal.value import (
 )
 from initcheck.tracing.trace import Distribution, Trace
 
-_DEFECTS = (ValueError, IndexError, KeyError, ZeroDivisionError, OverflowError, TypeError, AssertionError, RuntimeError)
+_DEFECTS = (ValueError, IndexError, KeyError, ArithmeticError, TypeError, AssertionError, RuntimeError)
 """What a rule may raise on a layout that it was not written for; the op is then unknown, by name."""
 _CHANNEL_FIRST = {"conv1d": ("S", "C", "P"), "conv_transpose1d": ("S", "C", "P"), "batch_norm": ("S", "C", "P")}
 _TRANSPARENT = {"to", "float", "contiguous", "pad", "dropout", "identity", "type_as", "clone"}
@@ -177,6 +177,8 @@ class _Run:
             return _broken_value(node)
         try:
             call.out = rule.forward(call)
+            if _undefined(call.out):  # of finite operands: the rule is at fault
+                raise ArithmeticError(f"{node}: no number")
             self._shorten(call.out)
         except NotReady:
             return None
@@ -204,9 +206,15 @@ class _Run:
         value = self.values[start]
         self._receive(start, 0, Gradient.fresh(Kernel.independent(1.0, bool(value.atoms("S")), bool(value.atoms("P")))))
         unbounded: list[str] = []
+        broken = any(_broken(value) for value in self.values.values())
         for node in reversed(self.trace.graph.nodes):
             flows = self.gradients.pop(node, None)  # whatever reads the node has been passed already
             if flows and 0 in flows and flows[0].terms:
+                if math.isnan(flows[0].result.same) and not broken:  # of finite values: a rule is at fault
+                    if self.strict:
+                        raise ArithmeticError(f"{node}: no number for its gradient")
+                    self.unknown[f"{node.meta.get('op', node.op)} (gradient)"] += 1
+                    continue
                 if flows[0].unbounded:
                     unbounded.append(str(node.meta.get("module") or node.name))
                 else:
@@ -323,6 +331,11 @@ def _broken(value: Any) -> bool:
     return isinstance(value, Value) and not (
         math.isfinite(value.mean) and (value.kept is not None or np.isfinite(value.covariance.same))
     )
+
+
+def _undefined(out: Any) -> bool:
+    values = out if isinstance(out, tuple) else (out,)
+    return any(isinstance(v, Value) and (math.isnan(v.mean) or math.isnan(v.covariance.same)) for v in values)
 
 
 def _broken_value(node: torch.fx.Node) -> Any:

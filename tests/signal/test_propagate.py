@@ -11,6 +11,8 @@ from graphs import BATCH, Graph
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from initcheck.signal.gradient import Gradient
+from initcheck.signal.kernel import Kernel
 from initcheck.signal.propagate import propagate
 from initcheck.signal.result import Moments
 from initcheck.signal.rule import RULES
@@ -150,3 +152,18 @@ def test_class_token_gets_the_gradient_that_it_is_read_with() -> None:
     assert signal.backward[h].same == pytest.approx(1 / 17, rel=1e-6)
     assert signal.backward[x].same == pytest.approx(100 / 17, rel=0.1)
     assert signal.backward[patches].std == pytest.approx(0.0, abs=1e-6)
+
+
+def test_a_gradient_that_is_no_number_is_unknown_not_a_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    g = Graph()
+    first = g.dense(g.input(BATCH, 64), 64, 1.0)
+    last = g.dense(g.call("relu", F.relu, first), 64, 1.0)
+    trace = g.done(last)
+    rule = RULES["relu"]
+    nothing = Gradient.fresh(Kernel.constant(math.nan))
+    monkeypatch.setattr(type(rule), "backward", lambda self, call, gradient: [(call.node_of("input"), nothing)])
+    signal = propagate(trace)
+    assert first not in signal.backward
+    assert signal.unknown_ops == {"linear (gradient)": 1}
+    with pytest.raises(ArithmeticError):
+        propagate(trace, strict=True)
