@@ -88,6 +88,7 @@ class Value:
     ``kurtosis``: of a parameter's elements, E[w⁴] / E[w²]²: 3 if normal, 9/5 if spread evenly about zero.
     ``texture``: spectra of the channels, where nothing has mixed them since a depthwise convolution. ``root``: the
     tensor that it is a norm of.
+    ``passed``: of a kernel that a stream meets again and again: what its last use, going back, sent up the stream.
     ``common``: of a table, the part of its variance that its rows share.
     ``positive``: no element is negative; a source made of it is log-normal rather than normal. ``negative``: no element
     is positive; likewise, mirrored.
@@ -119,6 +120,7 @@ class Value:
     echo: Echo | None = None
     kurtosis: float = 3.0
     texture: Texture | None = None
+    passed: float = 0.0
     root: Value | None = None
     _second: tuple[Kernel, float, Kernel] | None = field(init=False, repr=False, default=None)
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from initcheck.signal.propagate import propagate
@@ -346,6 +347,29 @@ class ClassToken(nn.Module):
         return self.head(self.norm(self.block(x))[:, 5:].mean(1))
 
 
+class OnePositionEncoding(nn.Module):
+    """x + conv(x) before every block, by one and the same depthwise convolution, as in a stage of CoaT."""
+
+    def __init__(self, channels: int, tokens: bool) -> None:
+        super().__init__()
+        self.encoding = nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)
+        self.stem = nn.Conv2d(4, channels, 1)
+        self.blocks = nn.ModuleList(nn.Linear(channels, channels) for _ in range(3))
+        self.norms = nn.ModuleList(nn.LayerNorm(channels) for _ in range(4))
+        self.last = nn.Linear(channels, 16)
+        self.tokens = tokens
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        size = x.shape[2:]
+        x = self.stem(x).flatten(2).transpose(1, 2)
+        for block, norm in zip(self.blocks, self.norms, strict=False):
+            x = x.transpose(1, 2).unflatten(2, size)
+            x = x + F.conv2d(x, self.encoding.weight, padding=1, groups=x.shape[1])
+            x = x.flatten(2).transpose(1, 2)
+            x = x + 0.2 * block(norm(x))
+        return self.last(self.norms[-1](x) if self.tokens else x)
+
+
 class SampleEvoNorm(nn.Module):
     """x sigmoid(x) / std of its group, written out (Liu et al. 2020, EvoNorm-S0)."""
 
@@ -398,6 +422,8 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "channel-attention": (lambda: nn.Sequential(*(ChannelAttention(128) for _ in range(3))), (8, 64, 128)),
     "linear-attention": (lambda: nn.Sequential(*(LinearAttention(128) for _ in range(3))), (8, 64, 128)),
     "interpolated": (lambda: nn.Sequential(*(Interpolated(256) for _ in range(4)), nn.Linear(256, 64)), (64, 256)),
+    "one-position-encoding": (lambda: OnePositionEncoding(256, tokens=True), (8, 4, 16, 16)),
+    "one-kernel": (lambda: OnePositionEncoding(256, tokens=False), (8, 4, 16, 16)),
     "class-token": (lambda: ClassToken(128), (8, 48, 128)),
 }
 

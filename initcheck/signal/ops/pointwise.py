@@ -18,6 +18,7 @@ from initcheck.signal.grid import Spectrum
 from initcheck.signal.kernel import Array, Kernel, Profile
 from initcheck.signal.ops.normalisation import EVEN, inverse_profile
 from initcheck.signal.reduce import recast, unbroadcast
+from initcheck.signal.reused import Reuse
 from initcheck.signal.rule import Call, Flow, NotReady, Result, Rule, Unknown, register, shape_of
 from initcheck.signal.shape import (
     given_factor,
@@ -429,6 +430,9 @@ class Sum(Elementwise):
             if isinstance(raw, (int, float)):
                 mean += raw
         assert covariance is not None
+        reuse = call.memo["reuse"] = None if behind else Reuse.of(call)
+        if reuse is not None:
+            covariance = covariance * reuse.forward
         kept = next((v.kept for v in values if v.kept is not None), None)
         approximate = any(v.approximate for v in values)
         result = Value(dims, mean, covariance, approximate=approximate, kept=kept)
@@ -467,6 +471,9 @@ class Sum(Elementwise):
             if value.iid or value.constant is not None:
                 continue
             factor = factors[node]
+            reuse: Reuse | None = call.memo.get("reuse")
+            if reuse is not None and node is reuse.stream and gradient.texture is None:  # which has it in its phases
+                factor *= math.sqrt(reuse.to_stream(total.same))
             if square is None or value.shape != call.shape:
                 kernel = settle(unbroadcast(total, call.out.dims, value.shape) * factor**2, value.dims)
                 whole = biased(Gradient.of(Term(kernel, identity=identity)), gradient.weight_bias, value)
