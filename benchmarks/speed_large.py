@@ -1,6 +1,6 @@
 """One very large model, from its written-out configuration to a report, in a process of its own (see speed.py).
 
-    python benchmarks/speed_large.py llama-3-70b|mixtral-8x7b
+    python benchmarks/speed_large.py llama-3-70b|mixtral-8x7b [TOKENS]
 
 Prints one JSON line: seconds (wall, after the imports), CPU seconds, peak resident memory, what was found.
 """
@@ -25,7 +25,7 @@ from initcheck.findings import Location
 from initcheck.tracing.build import build
 from initcheck.tracing.ladder import trace
 
-TOKENS = (1, 512)
+TOKENS = 512
 
 
 def llama_3_70b() -> nn.Module:
@@ -53,7 +53,7 @@ MODELS: dict[str, Callable[[], nn.Module]] = {"llama-3-70b": llama_3_70b, "mixtr
 
 
 def main() -> None:
-    name = sys.argv[1]
+    name, tokens = sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else TOKENS
     warnings.filterwarnings("ignore")
     zoo.declare_missing_ops()
     assert transformers.LlamaForCausalLM
@@ -66,7 +66,7 @@ def main() -> None:
 
     built = build(MODELS[name])
     step("build")
-    ids = torch.randint(0, 32000, TOKENS)
+    ids = torch.randint(0, 32000, (1, tokens))
     traced = trace(built.model, (), {"input_ids": ids}, log=built.log)
     step("trace")
     report = audit(traced, Location(name, 1)).report
