@@ -21,6 +21,8 @@ from initcheck.tracing.trace import Trace
 
 RATE = 0.05
 STEPS = 3
+NOISE = 1e-13
+"""Gradients below this part of the largest one are zeros that were rounded, in double precision."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,10 +148,12 @@ def _unit_harm(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any],
         cotangent = torch.randn(output.shape, generator=generator)
         loss = (output - cotangent).square().mean()
         gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+        tops = [float(gradient.abs().max()) if gradient is not None else 0.0 for gradient in gradients]
+        largest = max((top for top in tops if top < float("inf")), default=0.0)
+        noise = NOISE * largest if loss.dtype == torch.float64 else 0.0
         with torch.no_grad():
-            for parameter, gradient in zip(parameters, gradients, strict=True):
-                top = float(gradient.abs().max()) if gradient is not None else 0.0
-                if 0 < top < float("inf"):
+            for parameter, gradient, top in zip(parameters, gradients, tops, strict=True):
+                if noise < top < float("inf"):
                     parameter.sub_(gradient * (RATE / top))
     output_layer = list(watched)[-1] if len(watched) > 1 else ""
     for name, value in watched.items():
