@@ -120,6 +120,10 @@ class Kernel:
             Kernel.by_pairs(self.same * self.pairs / np.multiply.outer(root, root), self.cross, self.sample), profile=()
         )
 
+    def levelled(self) -> Kernel:
+        """``flat``, and where positions are resolved every one of them, as norms of each position make them."""
+        return self.flat() if self.resolved is None else self.flat().with_resolved(self.resolved.levelled())
+
     def bent(self, profile: Profile) -> Kernel:
         """The second moments spread over positions as a profile (mean 1) says, correlations kept."""
         if not profile and self.pairs is not None:

@@ -249,6 +249,13 @@ class Resolved:
 
         return self._pairwise(self.sizes, self.own, changed)
 
+    def levelled(self) -> Resolved:
+        """Every position brought to the same second moment, correlations kept."""
+        level = self.same
+        scale = np.sqrt(np.maximum(self.own.ravel(), 1e-12 * abs(level)))
+        both = (np.multiply.outer(scale, scale) / level).reshape(self.pairs.shape) if level > 0 else 1.0
+        return self._pairwise(self.sizes, np.full_like(self.own, level), lambda pairs: pairs / both)
+
     def through(self, axes: Sequence[Axis]) -> Resolved:
         """Summed over taps with weights of their own, E[w²] = 1 in all."""
         own = self.own

@@ -47,6 +47,18 @@ def normalised_operand(nodes: tuple[torch.fx.Node, ...]) -> torch.fx.Node | None
     return None
 
 
+def added_to_mean(nodes: tuple[torch.fx.Node, ...]) -> float:
+    """The eps of such a product."""
+    for node in nodes:
+        chain = before_casts(node)
+        if chain.meta.get("op") == "expand":
+            chain = before_casts(chain.all_input_nodes[0])
+        if chain.meta.get("op") == "rsqrt":
+            total = before_casts(chain.all_input_nodes[0])
+            return next((float(a) for a in (*total.args, *total.kwargs.values()) if isinstance(a, (int, float))), 0.0)
+    return 0.0
+
+
 _RESHAPED = frozenset(
     [*_CASTS, "reshape", "view", "expand", "unsqueeze", "repeat", "add", "clamp", "clamp_min", "sqrt"]
 )

@@ -370,6 +370,30 @@ class OnePositionEncoding(nn.Module):
         return self.last(self.norms[-1](x) if self.tokens else x)
 
 
+class WrittenRms(nn.Module):
+    """x / sqrt(mean over channels of x² + eps), written out."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * torch.rsqrt(x.square().mean(1, keepdim=True) + 1e-6)
+
+
+class Little(nn.Module):
+    """A norm of each position behind a padded convolution, and one of values so small that eps decides."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(channels, channels, 5, padding=2)
+        self.second = nn.Conv2d(channels, channels, 3, padding=1)
+        self.third = nn.Conv2d(channels, channels, 1)
+        self.last = nn.Conv2d(channels, 16, 1)
+        self.norm = WrittenRms()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.gelu(self.norm(self.first(x)))
+        x = F.gelu(self.norm(self.second(x)))
+        return self.last(F.gelu(self.norm(1e-4 * self.third(x)) * 10))
+
+
 class SampleEvoNorm(nn.Module):
     """x sigmoid(x) / std of its group, written out (Liu et al. 2020, EvoNorm-S0)."""
 
@@ -423,6 +447,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "linear-attention": (lambda: nn.Sequential(*(LinearAttention(128) for _ in range(3))), (8, 64, 128)),
     "interpolated": (lambda: nn.Sequential(*(Interpolated(256) for _ in range(4)), nn.Linear(256, 64)), (64, 256)),
     "one-position-encoding": (lambda: OnePositionEncoding(256, tokens=True), (8, 4, 16, 16)),
+    "little": (lambda: Little(192), (8, 192, 6, 6)),
     "one-kernel": (lambda: OnePositionEncoding(256, tokens=False), (8, 4, 16, 16)),
     "class-token": (lambda: ClassToken(128), (8, 48, 128)),
 }

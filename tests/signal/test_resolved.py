@@ -145,3 +145,12 @@ def test_white_noise_through_adaptive_pooling(inputs: int, outputs: int) -> None
     assert k.same == pytest.approx(float((real**2).sum(0).mean()))
     back = smoothed(Kernel(1.0, 0.0, 0.0, 0.0), [m.transposed for m in maps])
     assert back.same == pytest.approx(float((real**2).sum((1, 2)).mean()))
+
+
+def test_a_norm_of_each_position_takes_its_border_away() -> None:
+    axis = axis_through(Window(8, 3, 1, 1, 1, 8))
+    field = even(Kernel(1.0, 0.3, 0.3, 0.3), (8, 8)).through((axis, axis))
+    level = field.levelled()
+    assert np.allclose(level.own, field.same)
+    corner = field.pairs[0, 0, 1, 1] / np.sqrt(field.own[0, 0] * field.own[1, 1])
+    assert level.pairs[0, 0, 1, 1] == pytest.approx(corner * field.same)

@@ -397,7 +397,7 @@ class PerSample(Normalisation):
         inverse = 1 / math.sqrt(max(inside, 0.0) + eps)
         if self.centred and channels > 1 and k.same > 0:
             k = k * (inside / k.same)
-        k = k if sizes else k.flat()
+        k = k if sizes else k.levelled()
         mean, k, _ = affine(call, k * inverse**2, mean * inverse)
         call.memo["inverse"] = inverse
         shape = shape_of_input(x, call, x.fluctuation if channels > 1 else 0.0)

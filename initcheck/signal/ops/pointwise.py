@@ -33,7 +33,7 @@ from initcheck.signal.steep import resolved
 from initcheck.signal.texture import CHANNELS, Texture, summed
 from initcheck.signal.unlike_channels import linear_share, sum_fluctuation
 from initcheck.signal.value import Dims, Echo, Source, Value, adopt, broadcast_dims, settle, without_pairs
-from initcheck.signal.written_norms import Group, before_casts, normalised_operand
+from initcheck.signal.written_norms import Group, added_to_mean, before_casts, normalised_operand
 
 UNARY = [
     "abs",
@@ -552,7 +552,7 @@ class Product(Elementwise):
         nodes, values, dims = split_operands(call)
         root = normalised_operand(nodes)
         if root is not None and call.of(root).second.same > 0:
-            return self._rms_norm(call.of(root))
+            return self._rms_norm(call.of(root), added_to_mean(nodes))
         mean, second = 1.0, None
         for value in values:
             mean *= value.mean
@@ -577,10 +577,10 @@ class Product(Elementwise):
                 result.positive = result.negative = False
         return result
 
-    def _rms_norm(self, x: Value) -> Value:
-        """Each position is divided by its own root mean square: one second moment everywhere."""
-        inverse = 1.0 / math.sqrt(x.second.same)
-        k = x.covariance.flat() * inverse**2
+    def _rms_norm(self, x: Value, eps: float) -> Value:
+        """Each position is divided by its own root mean square: one second moment everywhere, if eps is small."""
+        inverse = 1.0 / math.sqrt(x.second.same + eps)
+        k = (x.covariance.levelled() if x.second.same > eps else x.covariance) * inverse**2
         shape = None
         if not x.normal and x.variance > 0:
             shape = sum_shape([quantiles(x.own_grid().double().numpy(), x.own_source().at.weights)], 0.0)
@@ -594,9 +594,11 @@ class Product(Elementwise):
             if any(before_casts(node).meta.get("op") == "expand" for node in nodes):
                 raise Unknown("the gradient of a norm over the positions of each channel, written out as a product")
             x = call.of(root)
-            channels = max(math.prod(a.size for a in x.dims[-1]), 2)
-            kernel = kernel * ((1.0 - 1.0 / channels) / x.second.same)
-            if x.covariance.profile:
+            inverse = next(node for node in nodes if node is not root)
+            channels = max(math.prod(x.shape) // max(math.prod(shape_of(inverse)), 1), 2)
+            size, eps = x.second.same, added_to_mean(nodes)
+            kernel = kernel * ((1.0 - size / (size + eps) / channels) / (size + eps))
+            if x.covariance.profile and size > eps:
                 kernel = kernel * inverse_profile(x)
             yield root, Gradient.fresh(settle(kernel, x.dims))
             return
