@@ -309,6 +309,8 @@ class _Run:
     # -- forward ---------------------------------------------------------------------------------------------------
 
     def _forward(self, node: torch.fx.Node) -> State:
+        import torch.fx
+
         if node.op == "get_attr":
             record = self._parameter(node)
             if record is None:
@@ -321,9 +323,9 @@ class _Run:
         op = _op(node)
         first = node.args[0] if node.args else None
         inside = self._state_of(first)
-        if first in self.biases and len(node.all_input_nodes) == 1:
+        if isinstance(first, torch.fx.Node) and first in self.biases and len(node.all_input_nodes) == 1:
             done = (op, str(node.args[1:]), str(node.kwargs))
-            self.biases[node] = (*self.biases[first], *done)  # type: ignore[index]
+            self.biases[node] = (*self.biases[first], *done)
         if op == "linear" or op in _CONVOLUTIONS or (op in _MATMULS and self._weight(node) is not None):
             return self._layer(node, inside, first)
         if op == "embedding":
@@ -401,8 +403,10 @@ class _Run:
 
     def _same_biases(self, node: torch.fx.Node) -> bool:
         """Whether both operands are what one layer of zero weights makes of two inputs: its bias, twice."""
-        operands = [arg for arg in node.args[:2] if arg in self.biases]
-        return len(operands) == 2 and self.biases[operands[0]] == self.biases[operands[1]]  # type: ignore[index]
+        import torch.fx
+
+        operands = [arg for arg in node.args[:2] if isinstance(arg, torch.fx.Node) and arg in self.biases]
+        return len(operands) == 2 and self.biases[operands[0]] == self.biases[operands[1]]
 
     def _power(self, node: torch.fx.Node, inside: State) -> State:
         """x ** n with a number n: 0 at zero if n is positive."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,6 +12,8 @@ from live import audit, mlp
 from torch import nn
 
 from initcheck.findings import Severity
+from initcheck.rules.symmetry import _Run
+from initcheck.tracing.ladder import trace
 
 torch.set_num_threads(1)
 X = torch.randn(8, 32)
@@ -315,3 +318,14 @@ def test_standardised_weights_of_zero_are_zero() -> None:
     assert net.conv.weight.grad is not None
     assert not net.gain.grad.any()
     assert not net.conv.weight.grad.any()
+
+
+def test_arguments_of_any_kind_do_no_harm() -> None:
+    """wav2vec2 and HuBERT hand numpy's arrays (masks of time steps) to torch's functions."""
+    model = filled(mlp(2, 16, nn.ReLU), 0.1, (1,))
+    record = trace(model, (X,), {})
+    first = next(node for node in record.graph.nodes if node.op == "call_function")
+    with record.graph.inserting_before(first):
+        node = record.graph.call_function(torch.as_tensor, (np.ones(3),))
+        node.meta.update(op="as_tensor", val=torch.ones(3))
+    assert _Run(record).result().layers
