@@ -4,12 +4,13 @@ Two tables of cases: one that is given on the command line (``repo path commit w
 ``cases.tsv`` beside this script, which has the code and the line of each mistake, and versions before and after public
 fixes (before is found, after is clean); a file that stands in both counts once. Files are looked for in a folder of
 checkouts, ``owner+repo/path`` or ``owner+repo@commit/path``, packages (``pypi:name==version``) in its
-``pypi/name-version/path``, or else where they are installed.
+``pypi/name-version/path``, or else where they are installed in that version.
 """
 
 from __future__ import annotations
 
 import csv
+import importlib.metadata
 import importlib.util
 import json
 import subprocess
@@ -78,14 +79,24 @@ def _is_known(row: dict[str, str], seen: set[tuple[str, str, str]]) -> bool:
     return any(row["repo"] == repo and row["path"] == path and commit in row["commit"] for repo, path, commit in seen)
 
 
+def _installed(name: str) -> str | None:
+    """The version of a package in this environment."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
 def place(case: Case, folder: Path) -> Path | None:
     """Where the case's file is on this machine."""
     if case.repo.startswith("pypi:"):
         name, _, version = case.repo.removeprefix("pypi:").partition("==")
         kept = folder / "pypi" / f"{name}-{version}" / case.path
+        if kept.exists() or _installed(name) != version:
+            return kept if kept.exists() else None
         found = importlib.util.find_spec(name)
         installed = Path(found.origin).parents[1] / case.path if found is not None and found.origin else kept
-        return kept if kept.exists() else installed if installed.exists() else None
+        return installed if installed.exists() else None
     base = case.repo.replace("/", "+")
     for checkout in (folder / f"{base}@{case.commit[:7]}", folder / base):
         if (checkout / case.path).exists():
