@@ -140,7 +140,11 @@ _QUOTIENTS = frozenset(["div", "true_divide", "truediv"])
 _SUMS = frozenset(["add", "sub", "iadd", "isub"])
 _DIFFERENCES = frozenset(["sub", "isub"])
 _MATMULS = frozenset(["matmul", "mm", "bmm"])
-_CONVOLUTIONS = frozenset(["conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"])
+_LAYERS = frozenset(
+    ["linear", "addmm", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"]
+)
+_ORDER = {"addmm": (1, 2, 0)}
+"""Where input, weight and bias stand among the arguments, if not in that order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,17 +282,17 @@ class _Run:
             node = node.args[0]
         return None
 
-    def _weight(self, node: torch.fx.Node, position: int = 1) -> _Weight | None:
+    def _weight(self, node: torch.fx.Node) -> _Weight | None:
         import torch.fx
 
-        given = _argument(node, "weight", position)
+        given = _argument(node, "weight", _places(node)[1])
         record = self._parameter(given)
         if record is None and isinstance(given, torch.fx.Node) and self.forward.get(given) is ZERO:
             record = self.zero_from.get(given)  # standardised, or scaled: zero all the same
         if record is None or len(record.shape) < 2:
             return None
         op = _op(node)
-        turned = op.startswith("conv_transpose") or (op in _MATMULS and not _is_turned(given))
+        turned = op.startswith("conv_transpose") or ((op in _MATMULS or op == "addmm") and not _is_turned(given))
         constant = State.ZERO if _is_zero(record) else State.EQUAL if _is_constant(record) else None
         rows = constant if constant is not None else EQUAL if record.equal_rows else GENERIC
         columns = constant if constant is not None else EQUAL if record.equal_columns else GENERIC
@@ -298,7 +302,7 @@ class _Run:
         return _Weight(record, rows, columns, units)
 
     def _bias(self, node: torch.fx.Node) -> State:
-        record = self._parameter(_argument(node, "bias", 2))
+        record = self._parameter(_argument(node, "bias", _places(node)[2]))
         return ZERO if record is None else _state(record)
 
     def _state_of(self, value: object) -> State:
@@ -321,12 +325,12 @@ class _Run:
         if not node.op.startswith("call"):
             return GENERIC
         op = _op(node)
-        first = node.args[0] if node.args else None
+        first = _input(node)
         inside = self._state_of(first)
         if isinstance(first, torch.fx.Node) and first in self.biases and len(node.all_input_nodes) == 1:
             done = (op, str(node.args[1:]), str(node.kwargs))
             self.biases[node] = (*self.biases[first], *done)
-        if op == "linear" or op in _CONVOLUTIONS or (op in _MATMULS and self._weight(node) is not None):
+        if op in _LAYERS or (op in _MATMULS and self._weight(node) is not None):
             return self._layer(node, inside, first)
         if op == "embedding":
             return self._embedding(node)
@@ -364,7 +368,7 @@ class _Run:
                 return ZERO
             return GENERIC
         if weight.rows is ZERO or inside is ZERO:
-            self.biases[node] = (self._parameter(_argument(node, "bias", 2)),)
+            self.biases[node] = (self._parameter(_argument(node, "bias", _places(node)[2])),)
             if bias is ZERO:
                 if weight.rows is ZERO:
                     self.zero_from[node] = weight.record
@@ -439,9 +443,9 @@ class _Run:
             return
         delta = self.backward[node]
         op = _op(node)
-        first = node.args[0] if node.args else None
+        first = _input(node)
         inside = self._state_of(first)
-        if op == "linear" or op in _CONVOLUTIONS or (op in _MATMULS and self._weight(node) is not None):
+        if op in _LAYERS or (op in _MATMULS and self._weight(node) is not None):
             weight = self._weight(node)
             assert weight is not None or op not in _MATMULS
             if weight is None:
@@ -506,7 +510,7 @@ class _Run:
         seen: set[str] = set()  # a layer may be used more than once
         for node in self.trace.graph.nodes:
             op = _op(node)
-            if op == "linear" or op in _CONVOLUTIONS or op in _MATMULS:
+            if op in _LAYERS or op in _MATMULS:
                 weight = self._weight(node)
                 if (
                     weight is not None
@@ -546,7 +550,7 @@ class _Run:
             user = min(queue, key=self.order.__getitem__)
             queue = [other for other in queue if other is not user]
             op = _op(user)
-            weight = self._weight(user) if op == "linear" or op in _CONVOLUTIONS or op in _MATMULS else None
+            weight = self._weight(user) if op in _LAYERS or op in _MATMULS else None
             inputs = [source for source in user.all_input_nodes if source in nonlinear]
             if weight is not None:
                 if not all(nonlinear[source] for source in inputs):
@@ -582,13 +586,13 @@ class _Run:
             pair: list[ParameterRecord | None] = []
             if op in _PRODUCTS or op in _MATMULS or (op == "scaled_dot_product_attention" and len(node.args) >= 2):
                 pair = [self._zero_source(arg) for arg in node.args[:2]]
-            elif op == "linear" or op in _CONVOLUTIONS:
+            elif op in _LAYERS:
                 weight = self._weight(node)
                 if weight is not None and weight.rows is ZERO and self._joins_stream(node):
-                    pair = [self._zero_source(node.args[0] if node.args else None), weight.record]
+                    pair = [self._zero_source(_input(node)), weight.record]
             elif op in _NORMS:
                 zero = [r for r in self._affine(node) if r.attribute == "weight" and _is_zero(r)]
-                pair = [self._zero_source(node.args[0] if node.args else None), *zero]
+                pair = [self._zero_source(_input(node)), *zero]
             if len(pair) != 2 or pair[0] is None or pair[1] is None or pair[0].name == pair[1].name:
                 continue
             if pair[0].requires_grad and pair[1].requires_grad:
@@ -629,6 +633,16 @@ def _argument(node: torch.fx.Node, name: str, position: int) -> object:
     if name in node.kwargs:
         return node.kwargs[name]
     return node.args[position] if len(node.args) > position else None
+
+
+def _places(node: torch.fx.Node) -> tuple[int, int, int]:
+    """Where input, weight and bias stand among the arguments."""
+    return _ORDER.get(_op(node), (0, 1, 2))
+
+
+def _input(node: torch.fx.Node) -> object:
+    place = _places(node)[0]
+    return node.args[place] if len(node.args) > place else None
 
 
 def _is_turned(node: object) -> bool:

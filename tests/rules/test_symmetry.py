@@ -329,3 +329,23 @@ def test_arguments_of_any_kind_do_no_harm() -> None:
         node = record.graph.call_function(torch.as_tensor, (np.ones(3),))
         node.meta.update(op="as_tensor", val=torch.ones(3))
     assert _Run(record).result().layers
+
+
+class Conv1D(nn.Module):
+    """GPT-2's layer: the weight stands the other way round, and the bias comes first, torch.addmm(b, x, W)."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(inputs, outputs) / inputs**0.5)
+        self.bias = nn.Parameter(torch.zeros(outputs))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.addmm(self.bias, x, self.weight)
+
+
+@pytest.mark.parametrize(("value", "codes"), [(0.0, ["IC701"]), (0.02, ["IC702"]), (None, [])])
+def test_a_layer_by_addmm_is_a_layer(value: float | None, codes: list[str]) -> None:
+    layers = [Conv1D(32, 16), nn.GELU(), Conv1D(16, 16), nn.GELU(), Conv1D(16, 4)]
+    if value is not None:
+        nn.init.constant_(layers[2].weight, value)
+    assert [f.code for f in audit(nn.Sequential(*layers), X)] == codes
