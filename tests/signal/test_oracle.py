@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -132,18 +132,21 @@ def test_convolution_stack_and_global_pooling(key: str) -> None:
         x = g.call(op, function, g.conv(x, 512, w_std, padding=0 if circular else 1))
         layers.append(x)
         pooled.append(g.call("adaptive_avg_pool2d", F.adaptive_avg_pool2d, x, 1))
-    check(g.done(x), layers, pooled, expected, white, c)
+    for found, right in rows(g.done(x), layers, pooled, expected, white, c):
+        assert close(found, right)
 
 
-def check(graph: Any, layers: list[Any], pooled: list[Any], expected: dict[str, Any], white: bool, c: float) -> None:
-    """Every row of ``expected``; layers[i] is the feature map at depth i + 1, pooled[i] its mean over positions."""
+def rows(
+    graph: Any, layers: list[Any], pooled: list[Any], expected: dict[str, Any], white: bool, c: float
+) -> Iterator[tuple[float, float]]:
+    """(found, expected) second moments; layers[i]: the map at depth i + 1, pooled[i]: its mean over positions."""
     moments = Moments(0.0, 0.0, 0.0, 1.0 - c) if white else Moments(0.0, c, 1.0 - c, 0.0)
     signal = propagate(graph, strict=True, inputs={"x": moments})
     for what, nodes in (("flatten", layers), ("gap", pooled)):
         for depth, diagonal, other in expected[what]:
             found = signal.forward[nodes[depth - 1]]
-            assert close(found.variance + found.mean**2, diagonal)
-            assert close(found.v_c + found.mean**2, other)
+            yield found.variance + found.mean**2, diagonal
+            yield found.v_c + found.mean**2, other
 
 
 def image(g: Graph, white: bool, c: float) -> torch.fx.Node:
@@ -172,7 +175,8 @@ def test_average_pooling(key: str) -> None:
             x = g.call("avg_pool2d", F.avg_pool2d, x, 2)
     y = g.call("adaptive_avg_pool2d", F.adaptive_avg_pool2d, x, 1)
     expected = {what: [(1, *row)] for what, row in ORACLE["avgpool"][key].items()}
-    check(g.done(y), [x], [y], expected, white, c)
+    for found, right in rows(g.done(y), [x], [y], expected, white, c):
+        assert close(found, right)
 
 
 @pytest.mark.parametrize("key", sorted(ORACLE["dropout"]))
