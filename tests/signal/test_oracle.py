@@ -40,8 +40,8 @@ def settings(key: str) -> tuple[str, float, float, float]:
     return name, SCALE[values["W"]], float(values.get("b", 0)), float(values["c"])
 
 
-def close(found: float, expected: float, relative: float = 1e-3) -> bool:
-    return found == pytest.approx(expected, rel=relative, abs=1e-9)
+def close(found: float, expected: float) -> bool:
+    return found == pytest.approx(expected, rel=1e-3, abs=1e-9)
 
 
 @pytest.mark.parametrize("key", sorted(ORACLE["dense"]))
@@ -83,7 +83,7 @@ def test_layer_norm_stack(key: str) -> None:
     for i, x in enumerate(layers):
         post = signal.forward[x]
         assert close(post.variance + post.mean**2, expected["post_m2"][i])
-        assert close(post.v_c + post.mean**2, expected["post_cov"][i], 2e-3)
+        assert close(post.v_c + post.mean**2, expected["post_cov"][i])
 
 
 @pytest.mark.parametrize("key", [k for k in sorted(ORACLE["residual"]) if k != "meta"])
@@ -112,7 +112,7 @@ def test_residual_stack(key: str) -> None:
     for i, x in enumerate(layers):
         found = signal.forward[x]
         assert close(found.variance + found.mean**2, expected["var"][i])
-        assert close(found.v_c + found.mean**2, expected["cov"][i], 2e-3)
+        assert close(found.v_c + found.mean**2, expected["cov"][i])
 
 
 @pytest.mark.parametrize("key", [k for k in sorted(ORACLE["conv"]) if k != "meta"])
