@@ -162,6 +162,22 @@ def activated_shortcuts() -> nn.Module:
     return nn.Sequential(nn.Conv2d(16, 128, 1), *blocks, nn.BatchNorm2d(128), nn.Conv2d(128, 64, 1))
 
 
+class JoinedStream(nn.Module):
+    """Rectified branches side by side, as a stream that is rectified again: what is zero is likely to be so then."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.a, self.b = unit(16, width), unit(16, width, 3)
+        self.branches = nn.ModuleList(nn.Conv2d(2 * width, 2 * width, 1) for _ in range(4))
+        self.head = nn.Conv2d(2 * width, 64, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.cat([self.a(x), self.b(x)], 1)
+        for branch in self.branches:
+            x = torch.relu(x + 0.2 * branch(x))
+        return self.head(x)
+
+
 def depthwise() -> nn.Module:
     """Few weights to a unit and no norm by channel: what a large kernel makes large meets another slope."""
 
@@ -429,6 +445,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "blurred": (blurred, (8, 16, 24, 24)),
     "gated": (gated, (8, 16, 8, 8)),
     "activated-shortcuts": (activated_shortcuts, (8, 16, 8, 8)),
+    "joined-stream": (lambda: JoinedStream(64), (8, 16, 8, 8)),
     "depthwise": (depthwise, (8, 16, 12, 12)),
     "channels-apart": (channels_apart, (8, 16, 10, 10)),
     "scaled": (scaled, (8, 64, 6, 6)),

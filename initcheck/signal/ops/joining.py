@@ -15,7 +15,7 @@ import torch.fx
 from initcheck.signal.gradient import Gradient, Term
 from initcheck.signal.kernel import Array, Kernel, Profile
 from initcheck.signal.rule import Call, Flow, Result, Rule, Unknown, register, shape_of
-from initcheck.signal.shape import quantiles, sum_shape
+from initcheck.signal.shape import matched, quantiles, sum_shape
 from initcheck.signal.value import Atom, Dim, Dims, Role, Value, axis_of, settle
 
 
@@ -132,9 +132,13 @@ class Concatenate(Rule):
                 flow.parts = own.parts
                 yield node, flow
             return
-        kernel = gradient.collapsed().without_local()
         dims = call.out.dims
         dim = call.dim(int(call.plain("dim", 0)), len(call.shape))
+        square = gradient.square_slope(call.out) if call.out.parts else None
+        kernel = gradient.collapsed().without_local()
+        if square is not None:
+            yield from self._sloped(call, parts, kernel, square)
+            return
         axis = axis_of(dims, dim)
         along = len(dims[dim]) == 1 and dims[dim][0].role == "P" and axis < len(kernel.profile)
         profile = kernel.profile[axis] if along else None
@@ -152,6 +156,23 @@ class Concatenate(Rule):
                 axes[axis] = piece / level if level > 0 and size > 1 else None
                 share = part_of(replace(kernel, profile=tuple(axes), pairs=None), level)
             yield node, Gradient.of(Term(settle(share, value.dims)))
+
+    def _sloped(self, call: Call, parts: list[tuple[torch.fx.Node, Value]], kernel: Kernel, square: Array) -> Flow:
+        """Channels side by side, where the gradient depends on the element: each part has it by its own elements.
+
+        ``square``: E[g² | element], relative, on the grid of the whole. A part gets its mean over the part's elements.
+        """
+        whole = call.out.own_source()
+        u, level = whole.u.double().numpy(), max(float(whole.at.weights @ square), 1e-300)
+        for node, value in parts:
+            if value.iid or value.constant is not None:
+                continue
+            source = value.own_source()
+            own = np.interp(value.own_grid().double().numpy(), u, square)
+            share = kernel * (float(source.at.weights @ own) / level)
+            slope = np.sqrt(own)
+            delta = matched(settle(share, value.dims), slope, source)
+            yield node, Gradient.of(Term(delta, torch.from_numpy(slope), source))
 
 
 def part_of(k: Kernel, level: float) -> Kernel:
