@@ -26,6 +26,8 @@ from initcheck.rules.writes import (
 )
 
 if TYPE_CHECKING:
+    import torch.fx
+
     from initcheck.init.structure import Structure, WeightUse
     from initcheck.init.suggest import Suggestion
     from initcheck.signal.result import Signal
@@ -122,13 +124,16 @@ def severity_at(context: ModelContext, where: Location, own: Severity) -> Severi
 def _without_noise(context: ModelContext) -> Signal:
     """The signal with every dropout switched off, in nets where its noise could pass for a signal.
 
-    Dropout makes features differ from sample to sample also where nothing of the input is left in them. Norm layers (as
-    in transformers) keep the input alive, and such nets need no second look.
+    Dropout makes features differ from sample to sample also where nothing of the input is left in them. Norms (as in
+    transformers), those included that a forward writes out, keep the input alive, and such nets need no second look.
     """
     from initcheck.signal.propagate import propagate
+    from initcheck.signal.written_norms import keeps_alive
 
-    noisy = [node for node in context.trace.graph.nodes if "dropout" in str(node.meta.get("op", ""))]
+    noisy = [node for node in context.trace.graph.nodes if _drops(node)]
     if not noisy or any(row.kind.startswith(NORMS) for row in context.signal.layers):
+        return context.signal
+    if any(keeps_alive(node) for node in context.trace.graph.nodes):
         return context.signal
     kept = [(node, node.args, node.kwargs) for node in noisy]
     try:
@@ -139,6 +144,15 @@ def _without_noise(context: ModelContext) -> Signal:
     finally:
         for node, args, kwargs in kept:
             node.args, node.kwargs = args, kwargs
+
+
+def _drops(node: torch.fx.Node) -> bool:
+    """Whether it is a dropout that drops anything."""
+    if "dropout" not in str(node.meta.get("op", "")):
+        return False
+    arguments = dict(zip(("p", "training"), node.args[1:], strict=False)) | node.kwargs
+    training = arguments.get("training", arguments.get("train", True))
+    return bool(arguments.get("p", 0.5)) and bool(training)
 
 
 def _culprits(context: ModelContext, consequence: Consequence) -> list[Culprit]:

@@ -64,6 +64,15 @@ _RESHAPED = frozenset(
 )
 
 
+def deviation(below: torch.fx.Node) -> torch.fx.Node | None:
+    """The var or std that a divisor sqrt(var(x) + eps) or std(x) + eps is made of; None for any other."""
+    chain, root = below, False
+    while str(chain.meta.get("op", "")) in _RESHAPED and chain.all_input_nodes:
+        root = root or chain.meta["op"] == "sqrt"
+        chain = chain.all_input_nodes[0]
+    return chain if str(chain.meta.get("op", "")) == ("var" if root else "std") and chain.all_input_nodes else None
+
+
 @dataclass(frozen=True, slots=True)
 class Group:
     """What a written-out norm divides by the std of: ``x``, over ``channels`` and the positions of each."""
@@ -74,16 +83,11 @@ class Group:
     @classmethod
     def of(cls, values: Mapping[torch.fx.Node, Any], above: Value, below: torch.fx.Node) -> Group | None:
         """The group of f(x) / sqrt(var(x) + eps), None for any other quotient."""
-        chain, root = below, False
-        while str(chain.meta.get("op", "")) in _RESHAPED and chain.all_input_nodes:
-            root = root or chain.meta["op"] == "sqrt"
-            chain = chain.all_input_nodes[0]
-        if str(chain.meta.get("op", "")) != ("var" if root else "std"):
+        measured = deviation(below)
+        x = None if measured is None else values.get(measured.all_input_nodes[0])
+        if measured is None or not isinstance(x, Value) or above.iid or above.own_source() is not x.own_source():
             return None
-        x = values.get(chain.all_input_nodes[0])
-        if not isinstance(x, Value) or above.iid or above.own_source() is not x.own_source():
-            return None
-        grouped, places = math.prod(x.shape) // max(math.prod(shape_of(chain)), 1), math.prod(x.positions)
+        grouped, places = math.prod(x.shape) // max(math.prod(shape_of(measured)), 1), math.prod(x.positions)
         return cls(x, grouped // places) if grouped % places == 0 and x.variance > 0 else None
 
     def left(self, kernel: Kernel, above: Value, scale: float) -> float:
@@ -115,3 +119,11 @@ def normalises(node: torch.fx.Node, values: Mapping[torch.fx.Node, Any]) -> bool
         return normalised_operand(operands) is not None
     above = values.get(operands[0]) if len(operands) == 2 else None
     return isinstance(above, Value) and Group.of(values, above, operands[1]) is not None
+
+
+def keeps_alive(node: torch.fx.Node) -> bool:
+    """Whether a node is a norm written out, by its graph alone: a product as above, or anything over a std."""
+    op, operands = str(node.meta.get("op", "")), node.all_input_nodes
+    if op in ("mul", "multiply"):
+        return normalised_operand(tuple(operands)) is not None
+    return op in ("div", "truediv", "true_divide") and len(operands) == 2 and deviation(operands[1]) is not None

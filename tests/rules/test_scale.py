@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from live import audit, loud, mlp
 from torch import nn
 
+from initcheck.signal.propagate import propagate
+
 torch.set_num_threads(1)
 X = torch.randn(8, 32)
 HUNDRED = torch.randn(8, 100)
@@ -264,3 +266,38 @@ def test_a_huge_layer_before_a_norm_is_harmless() -> None:
     with torch.no_grad():
         net[3].weight.mul_(1e8)
     assert loud(audit(net, X)) == []
+
+
+class WrittenNorm(nn.Module):
+    """T5's norm: no module of torch's, x * rsqrt(mean(x²) + eps)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(64))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6))
+
+
+@pytest.mark.parametrize(
+    ("last", "looks"),
+    [
+        ([nn.Dropout(0.1)], 2),
+        ([nn.Dropout(0.0)], 1),
+        ([nn.LayerNorm(64), nn.Dropout(0.1)], 1),
+        ([WrittenNorm(), nn.Dropout(0.1)], 1),
+    ],
+)
+def test_a_second_look_only_where_noise_could_pass_for_a_signal(
+    last: list[nn.Module], looks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def counted(*args: object, **kwargs: object) -> object:
+        calls.append(args)
+        return propagate(*args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("live.propagate", counted)
+    monkeypatch.setattr("initcheck.signal.propagate.propagate", counted)
+    assert loud(audit(nn.Sequential(nn.Linear(32, 64), nn.ReLU(), *last, nn.Linear(64, 10)), X)) == []
+    assert len(calls) == looks
