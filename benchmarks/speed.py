@@ -3,10 +3,10 @@
     python benchmarks/speed.py [zoo] [deep] [large] [source PATH ...] [--models GLOB ...] [--every N]
 
 zoo: ``initcheck.analyze`` beside one real forward and backward pass at batch 8, same model, same process, at the
-model's usual image size. deep: MLPs of 100 to 10,000 layers. large: Llama-3-70B and Mixtral-8x7B from written-out
-configurations (``speed_large.py``), with the peak of resident memory. source: the rules that read source only, beside
-ruff and (if installed) TorchFix on the same files. Times are CPU seconds of one thread, so that other load on the
-machine does not count.
+model's published size (``usual.py``). deep: MLPs of 100 to 10,000 layers. large: Llama-3-70B and Mixtral-8x7B from
+written-out configurations (``speed_large.py``), with the peak of resident memory. source: the rules that read source
+only, beside ruff and (if installed) TorchFix on the same files. Times are CPU seconds of one thread, so that other
+load on the machine does not count.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ import measured
 import torch
 import zoo
 from torch import nn
+from usual import usual
 
 import initcheck
 from initcheck.audit import audit
@@ -53,7 +54,7 @@ def beside_a_pass(models: list[zoo.Model]) -> None:
     rows: list[tuple[str, float, float]] = []
     for model in models:
         try:
-            net, args, kwargs = measured.build(zoo.usual(model), 0, 8, "white")
+            net, args, kwargs = measured.build(usual(model), 0, 8, "white")
 
             def real(net: nn.Module = net, args: tuple = args, kwargs: dict = kwargs) -> None:
                 out = primary_output(net(*args, **kwargs))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -425,19 +425,6 @@ def transformers_models() -> list[Model]:
             chunk_size=16, use_cache=False)), short, False),
     ]  # fmt: skip
     return [Model(f"hf:{name}", f"hf:{name}", build, inputs, spatial) for name, build, inputs, spatial in table]
-
-
-def usual(model: Model) -> Model:
-    """The same model at its usual image size (the zoo's images are small, to keep measuring many seeds cheap)."""
-    prefix, _, name = model.name.partition(":")
-    if prefix == "tv":
-        return replace(model, inputs=images(299 if name == "inception_v3" else 224))
-    if prefix == "timm":
-        from timm.models import get_pretrained_cfg
-
-        config = get_pretrained_cfg(name)
-        return replace(model, inputs=images(config.input_size[1])) if config else model
-    return model
 
 
 def models(patterns: list[str] | None = None) -> list[Model]:
