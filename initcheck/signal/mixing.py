@@ -247,16 +247,16 @@ def to_scores(g: Kernel, v: Value, k: Value, q: Value, m: Mixing) -> tuple[Kerne
         together = values * keys
         alike = chance * np.sqrt(np.multiply.outer(together.diagonal(), together.diagonal()))
         np.fill_diagonal(alike, 0.0)
-        both = np.einsum("qk,kl,ql->q", p, together + alike, p)
+        both = ((p @ (together + alike)) * p).sum(1)
         row = both - 2 * (p * of_values * of_keys).sum(1) + mean_values.diagonal() * mean_keys.diagonal()
         # what one query makes of keys with nothing in common beyond their mean: the fluctuation of its own row
         own = (p * (values.diagonal() - 2 * of_values + mean_values.diagonal()[:, None]) * keys.diagonal()).sum(1)
         spread = beyond / np.maximum(1 - 1 / n, 1 / n)
         to_q = moments.diagonal() * (np.maximum(row, 0.0) * bent + spread * np.maximum(own, 0.0))
         queried = moments * q.second.between_positions(size) * np.sqrt(np.multiply.outer(bent, bent))
-        to_k = values.diagonal() * np.einsum("qk,qr,rk->k", p, queried, p)
-        to_k = to_k - 2 * np.einsum("qk,qk,qr,rk->k", p, of_values, queried, p, optimize=True)
-        to_k = to_k + np.einsum("qk,qr,rk->k", p, queried * mean_values, p)
+        heard = p * (queried @ p)
+        to_k = values.diagonal() * heard.sum(0) - 2 * (heard * of_values).sum(0)
+        to_k = to_k + (p * ((queried * mean_values) @ p)).sum(0)
         centred = np.maximum(values.diagonal() - 2 * of_values + mean_values.diagonal()[:, None], 0.0)
         further = (p * centred).T @ (spread * queried.diagonal())
         return Kernel.by_pairs(np.diag(to_q), 0.0, 0.0), Kernel.by_pairs(
