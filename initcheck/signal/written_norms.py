@@ -90,6 +90,30 @@ class Group:
         grouped, places = math.prod(x.shape) // max(math.prod(shape_of(measured)), 1), math.prod(x.positions)
         return cls(x, grouped // places) if grouped % places == 0 and x.variance > 0 else None
 
+    def inverse(self) -> Array:
+        """(E[1/s² | x] E[s²])^(1/2) on the grid of x: a group of few channels, or of few positions, has its own std.
+
+        Of a channel's elements x = sqrt(r) a + sqrt(1 - r) e, ``a`` is what all positions share, and
+        s² = (1 - r) q + r sum_i (a_i - mean a)²/m over the group's m channels, q the mean of as many squares, e² among
+        them, as have its variance. E[1/X] is the integral of E[exp(-t X)]: the other channels and squares give that in
+        closed form, and so do a and e, which are normal for a given x: sqrt(r) x and sqrt(1 - r) x on average, with
+        variances 1 - r and r.
+        """
+        source, m, sizes = self.x.own_source(), self.channels, self.x.positions
+        rho = source.correlation
+        r = min(max(rho.within_position_mean(sizes), 0.0), 1.0 - 1e-3)
+        apart = Kernel(rho.same, rho.far, rho.cross, rho.sample, rho.local) + -rho.far  # a border is the same for all
+        half = 0.5 * m * (1.0 - r) ** 2 / max((apart * apart).within_position_mean(sizes), 1e-6)
+        t = np.geomspace(1e-3, 1e3, 200) / (1.0 - r / m)
+        own = 0.5 * t * (1.0 - r) / half
+        wide, among = 1.0 + 2.0 * t * r / m**2, (m - 1) / m * t * r / m
+        bend = among / wide
+        decay = (1.0 + 2.0 * own) ** (0.5 - half) * (1.0 + 2.0 * t * r / m) ** (-0.5 * max(m - 2, 0))
+        decay = decay / np.sqrt((wide if m > 1 else 1.0) * (1.0 + 2.0 * own * r) * (1.0 + 2.0 * bend * (1.0 - r)))
+        bend = r * bend / (1.0 + 2.0 * bend * (1.0 - r)) + (1.0 - r) * own / (1.0 + 2.0 * own * r)
+        shown = np.exp(np.multiply.outer(-(source.at.z**2), bend)) * decay
+        return np.asarray(np.sqrt((1.0 - r / m) * (np.trapezoid(shown, t, axis=1) + t[0])))
+
     def left(self, kernel: Kernel, above: Value, scale: float) -> float:
         """The part of g f'(x) / s that is not taken off again by way of s.
 

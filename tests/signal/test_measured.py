@@ -429,6 +429,14 @@ def per_group(norm: Callable[[], nn.Module]) -> nn.Module:
     return nn.Sequential(nn.Conv2d(16, 64, 1, bias=False), *blocks, *head)
 
 
+def groups_of_two() -> nn.Module:
+    """Channels differ most in their means: the std of a group of two is mostly the distance between these."""
+    blocks = [m for _ in range(4) for m in (nn.Conv2d(64, 64, 3, padding=1), SampleEvoNorm(32))]
+    for conv in blocks[::2]:
+        nn.init.normal_(conv.bias, std=0.3)  # type: ignore[arg-type]
+    return nn.Sequential(nn.Conv2d(16, 64, 1), *blocks, nn.Conv2d(64, 64, 1))
+
+
 def group_norms() -> nn.Module:
     return per_group(lambda: nn.Sequential(nn.GroupNorm(8, 64), nn.ReLU()))
 
@@ -453,6 +461,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "chain-of-spectra": (chain_of_spectra, (8, 16, 16, 16)),
     "group-norms": (group_norms, (8, 16, 6, 6)),
     "evo-norms": (lambda: per_group(lambda: SampleEvoNorm(4)), (8, 16, 6, 6)),
+    "evo-norms-of-two": (groups_of_two, (8, 16, 6, 6)),
     "branches": (lambda: branches(False, False, False), (8, 16, 8, 8)),
     "one-weight": (lambda: branches(True), (8, 16, 8, 8)),
     "lstm": (lambda: Recurrent(nn.LSTM), (8, 24, 64)),

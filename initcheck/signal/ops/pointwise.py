@@ -665,10 +665,13 @@ class Quotient(Product):
     def across_sources(self, call: Call, moving: list[tuple[torch.fx.Node, Value]]) -> Result:
         nodes, (above, inverse), dims = self._factors(call)
         group = Group.of(call.values, above, nodes[1])
-        if group is not None:  # what is large in a group has a large std: their quotient does not feel how it varies
-            scale = 1.0 / math.sqrt(call.of(nodes[1]).second.same)
-            call.memo["group"], mean = group, above.mean * scale
-            return Value(dims, mean, above.second * scale**2 - mean**2, approximate=above.approximate).settled()
+        if group is not None:
+            call.memo["group"], call.memo["inverse"] = group, group.inverse()
+            values, weights = above.own_grid().double().numpy(), above.own_source().at.weights
+            reached = values * call.memo["inverse"] / math.sqrt(call.of(nodes[1]).second.same)
+            mean = float(weights @ reached)
+            second = above.second * (float(weights @ reached**2) / max(above.second.same, 1e-300))
+            return Value(dims, mean, second - mean**2, approximate=above.approximate).settled()
         mean = above.mean * inverse.mean
         return Value(dims, mean, above.second * inverse.second - mean**2, approximate=above.approximate).settled()
 
@@ -679,7 +682,8 @@ class Quotient(Product):
         group: Group | None = call.memo.get("group")
         if group is not None:
             left = group.left(kernel, above, 1.0 / math.sqrt(below.second.same))
-            yield nodes[0], Gradient.fresh(kernel * (inverse.second.same * left))
+            slope, source = torch.from_numpy(call.memo["inverse"]), above.own_source()
+            yield nodes[0], Gradient.of(Term(kernel * (left / below.second.same), slope, source))
             return
         if not (above.iid or above.constant is not None):
             yield nodes[0], Gradient.fresh(unbroadcast(kernel * inverse.second, dims, shape_of(nodes[0])))
