@@ -102,7 +102,7 @@ class Group:
         source, m, sizes = self.x.own_source(), self.channels, self.x.positions
         rho = source.correlation
         r = min(max(rho.within_position_mean(sizes), 0.0), 1.0 - 1e-3)
-        apart = Kernel(rho.same, rho.far, rho.cross, rho.sample, rho.local) + -rho.far  # a border is the same for all
+        apart = Kernel(rho.same, rho.far, rho.cross, rho.sample, rho.local) + -rho.far  # a border's pattern is in a
         half = 0.5 * m * (1.0 - r) ** 2 / max((apart * apart).within_position_mean(sizes), 1e-6)
         t = np.geomspace(1e-3, 1e3, 200) / (1.0 - r / m)
         own = 0.5 * t * (1.0 - r) / half
