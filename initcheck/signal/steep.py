@@ -1,13 +1,16 @@
 """Slopes of functions that change within one cell of the grid: sigmoid and tanh of a std of thousands.
 
 The slope at the grid's points says nothing of such a cell. What counts behind it is E[f'²] (chi of Schoenholz et al.
-2017, eq. 4), so that the points at its borders get the root mean square of the slope inside. Where even that is the
-work of elements so rare that a tensor of that size has none, no gradient comes back.
+2017, eq. 4), so that the points at its borders get the root mean square of the slope inside. Where that is the work of
+elements so rare that a tensor of that size has few or none, the mean says nothing either of what comes back. The
+median is meant: where the slope is steepest, on a set of probability ln 2 / n, a tensor of n elements has none every
+other time (Poisson: exp(-n p) = 1/2); its steepest element stands at the edge of that set, and the others beyond.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -33,7 +36,7 @@ def resolved(
 
     Args:
         weights: probabilities of the points.
-        elements: how many elements the tensor has; of these, n p with p = E[f'²]² / E[f'⁴] pass the gradient.
+        elements: how many elements the tensor has.
     """
     if x.dim() != 1 or x.shape != y.shape or len(x) < 3:
         return slope
@@ -42,22 +45,37 @@ def resolved(
         return slope
     for _ in range(_AROUND):
         steep = steep | torch.cat([steep[1:], steep[:1]]) | torch.cat([steep[-1:], steep[:-1]])
-    energy, fourth = _by_cell(slope)
-    for cell in steep.nonzero().flatten().tolist():
-        energy[cell], fourth[cell] = _mean_powers(function, float(x[cell]), float(x[cell + 1]), _DEPTH)
     inside = (weights[1:] + weights[:-1]) / 2
-    square = float((inside * energy).sum())
-    few = elements * square**2 < float((inside * fourth).sum())
+    cells = steep.nonzero().flatten().tolist()
+    parts = [_squares(function, float(x[cell]), float(x[cell + 1]), _DEPTH) for cell in cells]
+    squares = [square for square, _ in parts]
+    masses = [float(inside[cell]) * share for cell, (_, share) in zip(cells, parts, strict=True)]
+    energy = _by_cell(slope)
+    for cell, square, mass in zip(cells, squares, _present(squares, masses, elements), strict=True):
+        energy[cell] = (square * mass).sum() / inside[cell].clamp(min=1e-300)
     padded = torch.cat([energy[:1], energy, energy[-1:]])
     beside = torch.cat([steep[:1], steep]) | torch.cat([steep, steep[-1:]])
     rise = torch.cat([y[:1], y[1:]]) - torch.cat([y[:1], y[:-1]]) + torch.cat([y[1:] - y[:-1], y[:1] * 0])
     rms = ((padded[1:] + padded[:-1]) / 2).sqrt() * rise.sign() * _direction(x)
-    return torch.where(beside, torch.zeros_like(rms) if few else rms, slope)
+    return torch.where(beside, rms, slope)
 
 
-def _by_cell(slope: Tensor) -> tuple[Tensor, Tensor]:
-    """The means of f'² and f'⁴ over each cell, from its two ends."""
-    return (slope[1:] ** 2 + slope[:-1] ** 2) / 2, (slope[1:] ** 4 + slope[:-1] ** 4) / 2
+def _present(squares: Sequence[Tensor], masses: Sequence[Tensor], elements: int) -> Sequence[Tensor]:
+    """The parts of the median tensor's elements in place of the probabilities."""
+    square, mass = torch.cat([*squares]), torch.cat([*masses])
+    order = square.argsort(descending=True)
+    upto = mass[order].cumsum(0)
+    ranked = torch.minimum(mass[order], (upto - math.log(2.0) / elements).clamp(min=0.0))
+    edge = int((ranked > 0).double().argmax())
+    ranked[edge] += 1.0 / elements if ranked[edge] > 0 else 0.0
+    kept = torch.empty_like(mass)
+    kept[order] = ranked
+    return torch.split(kept, [len(m) for m in masses])
+
+
+def _by_cell(slope: Tensor) -> Tensor:
+    """The mean of f'² over each cell, from its two ends."""
+    return (slope[1:] ** 2 + slope[:-1] ** 2) / 2
 
 
 def _direction(x: Tensor) -> int:
@@ -71,15 +89,18 @@ def _steep(x: Tensor, y: Tensor, slope: Tensor) -> Tensor:
     return missed > _MISSED * (y.max() - y.min())
 
 
-def _mean_powers(function: Callable[[Tensor], Tensor], low: float, high: float, depth: int) -> tuple[float, float]:
-    """The means of f'² and f'⁴ between two points."""
+def _squares(function: Callable[[Tensor], Tensor], low: float, high: float, depth: int) -> tuple[Tensor, Tensor]:
+    """The f'² of parts of what lies between two points, and each part's share of it."""
     x = torch.linspace(low, high, _PARTS + 1, dtype=torch.float64).requires_grad_(True)
     y = function(x)
     slope = torch.nan_to_num(torch.autograd.grad(y.sum(), x)[0])
     x, y = x.detach(), y.detach()
-    energy, fourth = _by_cell(slope)
+    squares, shares = [_by_cell(slope)], [torch.full((_PARTS,), 1.0 / _PARTS, dtype=torch.float64)]
     steep = _steep(x, y, slope)
     if depth and int(steep.sum()) <= _MOST:
-        for cell in steep.nonzero().flatten().tolist():
-            energy[cell], fourth[cell] = _mean_powers(function, float(x[cell]), float(x[cell + 1]), depth - 1)
-    return float(energy.mean()), float(fourth.mean())
+        for part in steep.nonzero().flatten().tolist():
+            inner, share = _squares(function, float(x[part]), float(x[part + 1]), depth - 1)
+            squares.append(inner)
+            shares.append(share / _PARTS)
+        shares[0] = shares[0] * ~steep
+    return torch.cat(squares), torch.cat(shares)

@@ -33,6 +33,21 @@ def test_the_mean_square_of_a_slope_that_no_point_meets(function: object, std: f
     assert float((weights * none**2).sum()) < expected / 10
 
 
+@pytest.mark.parametrize("function", INTEGRALS)
+@pytest.mark.parametrize(("std", "elements"), [(4950.0, 2048), (4950.0, 20480), (500.0, 128)])
+def test_of_few_elements_the_median_tensor_is_meant(function: object, std: float, elements: int) -> None:
+    grid = nodes(0)
+    x = (torch.from_numpy(grid.z) * std).requires_grad_(True)
+    y = function(x)  # type: ignore[operator]
+    slope = torch.autograd.grad(y.sum(), x)[0]
+    weights = torch.from_numpy(grid.weights)
+    found = resolved(function, x.detach(), y.detach(), slope, weights, elements)  # type: ignore[arg-type]
+    drawn = (torch.randn(300, elements, dtype=torch.float64) * std).requires_grad_()
+    real = torch.autograd.grad(function(drawn).sum(), drawn)[0].square().mean(1)  # type: ignore[operator]
+    expected, rms = float(real.median()) ** 0.5, float((weights * found**2).sum()) ** 0.5
+    assert rms == pytest.approx(expected, abs=1e-3 if expected < 1e-2 else 0.0, rel=0.35)
+
+
 def test_slopes_of_smooth_functions_stay_as_they_are() -> None:
     z, weights = torch.from_numpy(nodes(0).z), torch.from_numpy(nodes(0).weights)
     for function in (torch.tanh, nn.functional.gelu, torch.relu, torch.sin):
