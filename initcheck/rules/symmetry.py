@@ -288,7 +288,8 @@ class _Run:
         given = _argument(node, "weight", _places(node)[1])
         record = self._parameter(given)
         if record is None and isinstance(given, torch.fx.Node) and self.forward.get(given) is ZERO:
-            record = self.zero_from.get(given)  # standardised, or scaled: zero all the same
+            zero = self.zero_from.get(given)  # standardised, or scaled: zero all the same
+            record = zero if zero is not None and not self._is_gain(zero, given) else None
         if record is None or len(record.shape) < 2:
             return None
         op = _op(node)
@@ -300,6 +301,16 @@ class _Run:
             rows, columns = columns, rows
         units = record.shape[1] if turned else record.shape[0]
         return _Weight(record, rows, columns, units)
+
+    @staticmethod
+    def _is_gain(zero: ParameterRecord, weight: torch.fx.Node) -> bool:
+        """Whether what makes a computed weight zero is a factor smaller than it: the units' directions differ."""
+        return math.prod(zero.shape) < math.prod(_shape(weight))
+
+    def _zero_gain(self, node: torch.fx.Node) -> ParameterRecord | None:
+        """The zero gain of a layer whose weight is computed, direction times gain."""
+        given = _argument(node, "weight", _places(node)[1])
+        return self._zero_source(given) if self._weight(node) is None else None
 
     def _bias(self, node: torch.fx.Node) -> State:
         record = self._parameter(_argument(node, "bias", _places(node)[2]))
@@ -362,11 +373,15 @@ class _Run:
 
     def _layer(self, node: torch.fx.Node, inside: State, first: object) -> State:
         weight, bias = self._weight(node), self._bias(node)
-        if weight is None:  # computed: whatever it is
-            if inside is ZERO and bias is ZERO:
+        if weight is None:  # computed: whatever it is, if no factor of it is zero
+            gain = self._zero_gain(node)
+            if gain is None and inside is not ZERO:
+                return GENERIC
+            if bias is ZERO and gain is not None:
+                self.zero_from[node] = gain
+            elif bias is ZERO:
                 self._inherit(node, first, ZERO)
-                return ZERO
-            return GENERIC
+            return bias if gain is not None or bias is ZERO else GENERIC
         if weight.rows is ZERO or inside is ZERO:
             self.biases[node] = (self._parameter(_argument(node, "bias", _places(node)[2])),)
             if bias is ZERO:
@@ -382,8 +397,9 @@ class _Run:
         return GENERIC if record is None else _state(record)
 
     def _affine(self, node: torch.fx.Node) -> list[ParameterRecord]:
-        """The weight and the bias of a norm layer, as far as it has them."""
-        return [r for r in map(self._parameter, [*node.args[1:], *node.kwargs.values()]) if r is not None]
+        """The weight and the bias of a norm layer, as far as it has them; of a multiple of zero, what is zero."""
+        given = [*node.args[1:], *node.kwargs.values()]
+        return [r for value in given for r in [self._parameter(value) or self._zero_source(value)] if r is not None]
 
     def _norm(self, node: torch.fx.Node, op: str, inside: State) -> State:
         records = self._affine(node)
@@ -392,7 +408,10 @@ class _Run:
             self._inherit(node, node.args[0], ZERO)  # norm(0) = 0
             return ZERO
         if inside is GENERIC:
-            return ZERO if scale and all(s is ZERO for s in scale) else GENERIC
+            if not scale or any(s is not ZERO for s in scale):
+                return GENERIC
+            self.zero_from[node] = records[0]
+            return ZERO
         return EQUAL if all(s is not GENERIC for s in scale) else GENERIC
 
     def _sum(self, node: torch.fx.Node) -> State:
@@ -588,11 +607,12 @@ class _Run:
                 pair = [self._zero_source(arg) for arg in node.args[:2]]
             elif op in _LAYERS:
                 weight = self._weight(node)
-                if weight is not None and weight.rows is ZERO and self._joins_stream(node):
-                    pair = [self._zero_source(_input(node)), weight.record]
+                zero = self._zero_gain(node) if weight is None else weight.record if weight.rows is ZERO else None
+                if zero is not None and self._joins_stream(node):
+                    pair = [self._zero_source(_input(node)), zero]
             elif op in _NORMS:
-                zero = [r for r in self._affine(node) if r.attribute == "weight" and _is_zero(r)]
-                pair = [self._zero_source(_input(node)), *zero]
+                zeros = [r for r in self._affine(node) if r.attribute == "weight" and _is_zero(r)]
+                pair = [self._zero_source(_input(node)), *zeros]
             if len(pair) != 2 or pair[0] is None or pair[1] is None or pair[0].name == pair[1].name:
                 continue
             if pair[0].requires_grad and pair[1].requires_grad:
@@ -627,6 +647,10 @@ def _exponent(node: torch.fx.Node) -> float:
 
 def _op(node: torch.fx.Node) -> str:
     return str(node.meta.get("op", "")) if node.op.startswith("call") else ""
+
+
+def _shape(node: torch.fx.Node) -> tuple[int, ...]:
+    return tuple(getattr(node.meta.get("val"), "shape", ()))
 
 
 def _argument(node: torch.fx.Node, name: str, position: int) -> object:

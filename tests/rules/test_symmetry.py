@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from live import audit, mlp
+from live import audit, loud, mlp
 from torch import nn
 
 from initcheck.findings import Severity
@@ -318,6 +318,32 @@ def test_standardised_weights_of_zero_are_zero() -> None:
     assert net.conv.weight.grad is not None
     assert not net.gain.grad.any()
     assert not net.conv.weight.grad.any()
+
+
+class Gained(nn.Module):
+    """NF-Net's branch as timm has it: the last weight is its direction times a gain that starts at zero."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.conv, self.head = nn.Linear(32, 16), nn.Conv1d(16, 16, 1, bias=False), nn.Linear(16, 4)
+        self.last, self.gain = nn.Conv1d(16, 16, 1, bias=False), nn.Parameter(torch.zeros(16, 1, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        direction, gain = self.last.weight.reshape(1, 16, -1), (self.gain * 0.5).view(-1)
+        weight = F.batch_norm(direction, None, None, weight=gain, training=True).reshape_as(self.last.weight)
+        branch = F.conv1d(F.silu(self.conv(x.unsqueeze(-1))), weight).squeeze(-1)
+        return self.head(torch.relu(x + branch))
+
+
+def test_a_zero_gain_of_a_computed_weight_makes_a_dead_product() -> None:
+    torch.manual_seed(0)
+    assert loud(audit(Gained(), X)) == []
+    net = Gained()
+    nn.init.zeros_(net.conv.weight)
+    assert [(f.code, f.parameter) for f in audit(net, X)] == [("IC704", "conv.weight")]
+    net(X).sum().backward()
+    assert not any(p.grad is not None and p.grad.any() for p in (net.gain, net.conv.weight, net.last.weight))
 
 
 def test_arguments_of_any_kind_do_no_harm() -> None:
