@@ -115,11 +115,17 @@ RESOLUTION = 1e-8
 """Shares below this are rounding noise of the prediction: zero."""
 
 LARGEST = {"float16": 65504.0, "bfloat16": 3.3895e38, "float32": 3.4028e38, "float64": 1.7977e308}
-NORMS = ("BatchNorm", "LayerNorm", "GroupNorm", "InstanceNorm", "RMSNorm", "LocalResponseNorm")
+_NORMS = ("BatchNorm", "LayerNorm", "GroupNorm", "InstanceNorm", "RMSNorm", "LocalResponseNorm")
 
 
-_ELEMENTWISE = (*NORMS, "LayerScale", "Affine")
-"""Layers with one weight per channel: a stream as small as its LayerScale is no explosion of their gradient."""
+def is_norm(kind: str) -> bool:
+    """Whether a class normalises, by its name: torch's, and those that others write (LlamaRMSNorm, BatchNormAct2d)."""
+    return any(name in kind for name in _NORMS)
+
+
+def _is_elementwise(kind: str) -> bool:
+    """A layer with one weight per channel: a stream as small as its LayerScale is no explosion of their gradient."""
+    return is_norm(kind) or kind.startswith(("LayerScale", "Affine"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,11 +192,12 @@ def judge(trace: Trace, signal: Signal) -> Consequence:
         share < RESOLUTION and steps[-1].share < RESOLUTION
     )  # the features are constants: no layer's gradient is left either
     if low is not None and (reach > 0 or lost):
+        low = min(low, Severity.WARNING) if lost and _rounding_speaks(trace, signal) else low
         forward = min(s.sample_std for s in steps) < PART * _entry(steps[0])
         backward = 0 < steps[0].gradient < PART * max(steps[-1].gradient, 1.0)
         return Consequence("vanishing", low, reach, forward or not backward, backward, steps, "", share)
-    dense = [step.reach for step in steps if not step.row.kind.startswith(_ELEMENTWISE)]
-    high = _exploding(max(dense, default=reach), rows, any(row.kind.startswith(NORMS) for row in signal.layers))
+    dense = [step.reach for step in steps if not _is_elementwise(step.row.kind)]
+    high = _exploding(max(dense, default=reach), rows, any(is_norm(row.kind) for row in signal.layers))
     if high is not None:
         forward = max(s.row.forward_std or 0.0 for s in steps) > 1 / PART
         backward = max(s.gradient for s in steps) > 1 / PART
@@ -296,7 +303,7 @@ def _input_std(row: LayerRow, signal: Signal) -> float:
     """The input-dependent std of what the layer reads; of what it gives, where that is not known (embeddings)."""
     node = signal.layer_nodes.get(row.name)
     own = row.sample_std or 0.0
-    if node is None or "Embedding" in row.kind or row.kind.startswith(NORMS):
+    if node is None or "Embedding" in row.kind or is_norm(row.kind):
         return own  # a norm's weight multiplies what is normalised already
     at = node
     while at.op == "call_function" and (at is node or at.meta.get("module") == row.name):
@@ -329,6 +336,30 @@ def _vanishing(reach: float, share: float, steps: Sequence[Step]) -> Severity | 
     if reach < VANISHING_WARNING:
         return Severity.WARNING
     return Severity.INFO if reach < VANISHING_INFO else None
+
+
+_NORM_OPS = frozenset(["batch_norm", "group_norm", "instance_norm"])
+
+ROUNDING = 2.0**-24
+"""Relative error of a mean in single precision."""
+
+
+def _rounding_speaks(trace: Trace, signal: Signal) -> bool:
+    """Whether a norm is given a constant, so that what it makes of it is the rounding of the constant's mean.
+
+    x - mean(x) is then about 1e-7 x where exact arithmetic has 0, and a ReLU that stands at 0, and would stay shut for
+    good, is open for half of the units: the gradient comes back, times 1/sqrt(eps) for each such norm, and the first
+    step ends it. A net of three such blocks, the second zero, learns nearly as fast as without the zero, by Adam and by
+    SGD; nine instance norms behind one, by Adam as well, by SGD more slowly.
+    """
+    for node in trace.graph.nodes:
+        if node.op == "call_function" and node.meta.get("op") in _NORM_OPS:
+            before, behind = signal.forward.get(node.all_input_nodes[0]), signal.forward.get(node)
+            if before is not None and behind is not None:
+                size = math.hypot(before.mean, before.std)
+                if size > 0 and math.hypot(behind.mean, behind.std) < ROUNDING * size:
+                    return True
+    return False
 
 
 def _exploding(reach: float, rows: Sequence[LayerRow], normalised: bool) -> Severity | None:

@@ -32,10 +32,10 @@ _OFF = 2.0
 
 def check_model(context: ModelContext) -> Iterator[Finding]:
     """One finding for Dropout behind SELU, else one for a std that strays from 1 over the layers."""
-    from initcheck.rules.consequence import NORMS
+    from initcheck.rules.consequence import is_norm
 
     selus = list(calls(context.trace.graph, _SELU))
-    if len(selus) < _LEAST or any(row.kind.startswith(NORMS) for row in context.signal.layers):
+    if len(selus) < _LEAST or any(is_norm(row.kind) for row in context.signal.layers):
         return
     dropped = [user for node in selus for user in node.users if op_of(user) in _DROPOUT and _rate(user) > 0]
     if len(dropped) >= 2:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from initcheck.findings import Evidence, Finding, Fix, Location, Severity
 from initcheck.rules.attribution import explained_places
 from initcheck.rules.base import ModelContext, finding
-from initcheck.rules.consequence import NORMS, RESOLUTION, Consequence, Step, judge
+from initcheck.rules.consequence import RESOLUTION, Consequence, Step, is_norm, judge
 from initcheck.rules.edits import insertion, rewrite
 from initcheck.rules.symmetry import symmetry_of
 from initcheck.rules.writes import (
@@ -131,7 +131,7 @@ def _without_noise(context: ModelContext) -> Signal:
     from initcheck.signal.written_norms import keeps_alive
 
     noisy = [node for node in context.trace.graph.nodes if _drops(node)]
-    if not noisy or any(row.kind.startswith(NORMS) for row in context.signal.layers):
+    if not noisy or any(is_norm(row.kind) for row in context.signal.layers):
         return context.signal
     if any(keeps_alive(node) for node in context.trace.graph.nodes):
         return context.signal
@@ -159,7 +159,8 @@ def _culprits(context: ModelContext, consequence: Consequence) -> list[Culprit]:
     uses = structure_of(context).by_parameter()
     by_module: dict[str, WeightUse] = {}
     for use in uses.values():
-        by_module.setdefault(use.record.module, use)
+        for module in use.record.modules:
+            by_module.setdefault(module, use)
     groups: dict[object, list[tuple[_Share, WeightUse, Write | None]]] = defaultdict(list)
     for share in _shares(consequence):
         share_use = by_module.get(share.step.row.name)
@@ -202,7 +203,8 @@ def _last_resort(context: ModelContext, consequence: Consequence) -> list[Culpri
     records: dict[str, ParameterRecord] = {}
     for record in context.trace.parameters.values():
         if len(record.shape) >= 2:
-            records.setdefault(record.module, record)
+            for module in record.modules:
+                records.setdefault(module, record)
     shares = [share for share in _shares(consequence) if share.step.row.name in records]
     if not shares:
         return []
@@ -226,8 +228,10 @@ def _shares(consequence: Consequence) -> list[_Share]:
     sign = -1.0 if consequence.kind == "vanishing" else 1.0
     found = []
     backward = 1.0  # in front of the first layer there is nothing that a gradient could reach
-    for step in consequence.steps:
-        blame = max(sign * (_safe_log(step.forward) + _safe_log(backward)), 0.0)
+    for index, step in enumerate(consequence.steps):
+        # a table of embeddings is where the scale begins: large is what is above that of N(0, 1) inputs
+        opens = index == 0 and sign > 0 and "Embedding" in step.row.kind
+        blame = max(sign * (_safe_log(step.sample_std if opens else step.forward) + _safe_log(backward)), 0.0)
         found.append(_Share(step, backward, blame))
         backward = step.backward
     return found

@@ -95,9 +95,8 @@ def layer_rows(
     """Rows in order of execution, and the node of each layer's output."""
     owners: dict[str, list[ParameterRecord]] = {}
     for record in trace.parameters.values():
-        owners.setdefault(record.module, []).append(record)
-        for alias in record.aliases:  # a tied weight makes a layer of every module that holds it
-            owners.setdefault(alias.rpartition(".")[0], []).append(record)
+        for owner in record.modules:  # a tied weight makes a layer of every module that holds it
+            owners.setdefault(owner, []).append(record)
     weights = {path: weight_of(records) for path, records in owners.items()}
     outputs = output_nodes(trace.graph, {path for path, w in weights.items() if w is not None})
     consumers = _consumers(trace.graph, calls)

@@ -96,6 +96,11 @@ class ParameterRecord:
     location: Location | None = None
     """Where the user's code made the layer (``nn.Linear(...)``), or the class that holds it."""
 
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """The module that holds it, and those that hold it by another of its names (tied weights)."""
+        return self.module, *(alias.rpartition(".")[0] for alias in self.aliases)
+
 
 @dataclass(frozen=True, slots=True)
 class ModuleRecord:

@@ -252,6 +252,69 @@ def test_a_table_of_embeddings_can_be_to_blame(std: float, expected: set[str]) -
     assert {f.parameter for f in findings if f.code.startswith("IC20")} == expected
 
 
+class PlainRMSNorm(nn.Module):
+    """As language models write it out."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6))
+
+
+class Tied(nn.Module):
+    """A small language model whose head is its table of embeddings."""
+
+    def __init__(self, std: float, norm: type[nn.Module] | None) -> None:
+        super().__init__()
+        make = norm or (lambda width: nn.Identity())
+        self.shared, self.norms = nn.Embedding(400, 32), nn.ModuleList(make(32) for _ in range(4))
+        self.mlps = nn.ModuleList(nn.Sequential(nn.Linear(32, 64), nn.GELU(), nn.Linear(64, 32)) for _ in range(3))
+        nn.init.normal_(self.shared.weight, std=std)
+        self.embed, self.head = self.shared, nn.Linear(32, 400, bias=False)
+        self.head.weight = self.shared.weight
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        x = self.embed(tokens)
+        for norm, mlp_ in zip(self.norms, self.mlps, strict=False):
+            x = x + mlp_(norm(x))
+        return self.head(self.norms[-1](x))
+
+
+@pytest.mark.parametrize(("norm", "code"), [(PlainRMSNorm, "IC208"), (nn.LayerNorm, "IC208"), (None, "IC205")])
+def test_a_huge_tied_table_is_to_blame_by_each_of_its_names(norm: type[nn.Module] | None, code: str) -> None:
+    torch.manual_seed(0)
+    tokens = torch.randint(0, 400, (4, 12))
+    assert not any(f.code == code for f in audit(Tied(0.1, norm), tokens))
+    findings = [f for f in audit(Tied(1e4, norm), tokens) if f.severity >= 1]
+    assert [(f.code, f.parameter) for f in findings] == [(code, "shared.weight")]
+
+
+def test_a_constant_before_a_norm_comes_back_by_its_rounding() -> None:
+    """In exact arithmetic the ReLUs behind it stay shut; as it is, the first steps of Adam bring the net back."""
+
+    def net(dead: bool) -> nn.Sequential:
+        torch.manual_seed(0)
+        blocks = [(nn.Conv2d(a, 8, 3), nn.BatchNorm2d(8), nn.ReLU()) for a in (1, 8, 8)]
+        if dead:
+            nn.init.zeros_(blocks[1][0].weight)
+        return nn.Sequential(*(layer for block in blocks for layer in block), nn.Conv2d(8, 1, 1))
+
+    x = torch.randn(4, 1, 14, 14)
+    assert loud(audit(net(False), x)) == []
+    assert loud(audit(net(True), x)) == ["IC202", "IC701"]
+    assert all(f.severity < 2 for f in audit(net(True), x))
+    trained = net(True)
+    steps = torch.optim.Adam(trained.parameters(), 1e-2)
+    for _ in range(60):
+        loss = (trained(x) - x[..., 3:-3, 3:-3]).square().mean()
+        steps.zero_grad()
+        loss.backward()
+        steps.step()
+    assert float(loss) < 0.5
+
+
 def test_a_huge_layer_before_a_norm_is_harmless() -> None:
     torch.manual_seed(0)
     net = nn.Sequential(
