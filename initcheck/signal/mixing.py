@@ -104,6 +104,25 @@ def centred_square(keys: Array, variance: float) -> Array:
     return np.asarray(np.maximum(second - 2 * third + squared, 0.0))
 
 
+def tilt(keys: Array, variance: float) -> Array:
+    """E[(sum_k p_k z_k)²] - E[sum_k p_k²] for softmax rows p of logits s z, z standard normal: how far rows lean.
+
+    By Stein's lemma, twice, s² E[1 - S2 - 6 S3 + 6 S2²] with S_m = sum_k p_k^m; s² for many keys of small logits.
+    """
+    second, third, squared = row_moments(keys, variance)
+    return np.asarray(variance * np.maximum(1.0 - second - 6 * third + 6 * squared, 0.0))
+
+
+def coherence(m: Mixing, chance: float) -> float:
+    """By how much the pairs of keys add to E[(sum_k ds_k k_k)²], relative to the keys one by one; see ``to_scores``."""
+    whole = max(m.keys, 1)
+    square = float(centred_square(np.array([float(whole)]) if m.seen is None else m.seen, m.logit_variance).mean())
+    uniform = (1 - 1 / whole) / whole
+    if not (square > 0 and uniform > 0):
+        return 0.0
+    return (whole - 1) / whole * chance * min(1 / square, 1 / uniform)
+
+
 def ties_occur(keys: float, variance: float, rows: float) -> bool:
     """Whether so many rows hold one that is not one-hot, so that a gradient comes back through some.
 
@@ -138,28 +157,36 @@ def excess(m: Mixing, seen: Array) -> Array:
     return np.asarray(np.maximum(concentration(seen, m.logit_variance) - 1.0 / seen, 0.0))
 
 
-def mix(v: Value, m: Mixing, dims: Dims) -> Value:
+def mix(v: Value, m: Mixing, dims: Dims, chance: float = 0.0) -> Value:
     """sum_k p_k v_k with rows p that sum to one: what positions share is kept, what is their own is averaged.
 
-    E[y²] = far + (same - far) E[sum p²]; two rows overlap by ``overlap``.
+    E[y²] = far + (same - far) E[sum p²]; two rows overlap by ``overlap``. ``chance``: 1/C where keys and values are
+    projections of the same C-dimensional tokens. A channel of v is then correlated with the logits of a query, the
+    square of the correlation being 1/C over random weights: by so much of ``tilt`` is v averaged less, and queries
+    that are alike lean the same way.
     """
     k = v.covariance
     if by_pairs(m, v.positions):
-        return Value(dims, v.mean, mixed_pairs(k, m), approximate=v.approximate).settled()
+        return Value(dims, v.mean, mixed_pairs(k, m, chance), approximate=v.approximate).settled()
     own, other = k.same - k.far, k.cross - k.sample
     square = m.square * (1 + m.dropped)
+    leant = 0.0
+    if chance:
+        counts = np.array([float(max(m.keys, 1))]) if m.seen is None else m.seen
+        leant = own * chance * float(tilt(counts, m.logit_variance).mean())
+    together = leant * m.shared_variance / m.logit_variance if m.logit_variance > 0 else 0.0
     places, queries = math.prod(a.size for d in dims for a in d if a.role == "P"), math.prod(a.size for a in dims[-2])
     near = (queries - 1) / (places - 1) if places > queries else 1.0  # share of other positions in the same window
     covariance = Kernel(
-        k.far + own * square,
-        k.far + own * m.overlap * near,
+        k.far + own * square + leant,
+        k.far + own * m.overlap * near + together,
         k.sample + other * m.overlap,
         k.sample + other * m.overlap * near,
     )
     return Value(dims, v.mean, covariance, approximate=v.approximate).settled()
 
 
-def mixed_pairs(k: Kernel, m: Mixing) -> Kernel:
+def mixed_pairs(k: Kernel, m: Mixing, chance: float = 0.0) -> Kernel:
     """K' = P K Pᵀ + what the fluctuation of the rows adds: e_q n/(n-1) of the variance between the keys that q sees."""
     assert m.seen is not None
     size, weights = len(m.seen), mean_weights(m.seen)
@@ -167,7 +194,8 @@ def mixed_pairs(k: Kernel, m: Mixing) -> Kernel:
     mixed = weights @ every @ weights.T
     between = np.maximum(weights @ every.diagonal() - mixed.diagonal(), 0.0)
     n = np.maximum(m.seen, 1.0)
-    extra = np.sqrt(excess(m, n) * between * n / np.maximum(n - 1, 1.0))
+    leant = chance * tilt(n, m.logit_variance) if chance else 0.0
+    extra = np.sqrt((excess(m, n) + leant) * between * n / np.maximum(n - 1, 1.0))
     alike = np.expm1(min(m.shared_variance, 50.0)) / max(np.expm1(min(m.logit_variance, 50.0)), 1e-30)
     joint = np.multiply.outer(extra, extra) * min(max(alike, 0.0), 1.0) * overlap(weights)
     np.fill_diagonal(joint, extra**2 + m.dropped * concentration(n, m.logit_variance) * (weights @ every.diagonal()))
@@ -220,17 +248,16 @@ def unmixed_pairs(g: Kernel, m: Mixing) -> Kernel:
     return Kernel.by_pairs(result, float(cross.trace()) / size, float(others))
 
 
-def to_scores(g: Kernel, v: Value, k: Value, q: Value, m: Mixing) -> tuple[Kernel, Kernel]:
+def to_scores(g: Kernel, v: Value, k: Value, q: Value, m: Mixing, chance: float = 0.0) -> tuple[Kernel, Kernel]:
     """E[dq dq'] and E[dk dk'] of one channel for unit scale and one channel of values.
 
     Through the softmax, ds_k = p_k (dp_k - sum_l p_l dp_l) with dp_k = g . v_k: only what keys have of their own in v
     counts. dq = sum_k ds_k k_k and dk = sum_q ds_k q_q; keys and values that are alike in v are alike in k: with
     k = A x and v = B x of the same C-dimensional tokens, E[(v_k v_l)(k_k k_l)] exceeds the product of the means by the
     fluctuation 1/C of (x_k x_l)/C, for n keys a part n/C of the whole. Queries see the same keys and values: what their
-    gradients share is also that of dq, and adds up in dk as far as the queries themselves are alike.
+    gradients share is also that of dq, and adds up in dk as far as the queries themselves are alike. ``chance``: 1/C.
     """
     queries = q.shape[-2]
-    chance = 1.0 / max(q.count("C"), 1)
     if by_pairs(m, v.positions) and k.positions == v.positions == q.positions:
         assert m.seen is not None
         size, p = len(m.seen), mean_weights(m.seen)

@@ -13,6 +13,7 @@ from initcheck.signal.rule import shape_of
 from initcheck.signal.value import Dim, Dims, Value
 
 _WEIGHTED = frozenset(["linear", "conv1d", "conv2d", "matmul", "addmm", "mm"])
+_PRODUCTS = frozenset(["matmul", "bmm", "einsum", "baddbmm"])
 _STEPS = 24
 
 
@@ -115,6 +116,37 @@ def alike(first: torch.fx.Node, second: torch.fx.Node) -> float:
     mine = dict(_tokens(first))
     summed = (max(channels, mine[node]) for node, channels in _tokens(second) if node in mine)
     return next((1.0 / channels for channels in summed if channels), 0.0)
+
+
+def compared(rows: torch.fx.Node) -> tuple[torch.fx.Node, ...]:
+    """The two tensors whose product these softmax rows were made of; () where there are none."""
+    node, normalised = rows, False
+    for _ in range(_STEPS):
+        op = str(node.meta.get("op", ""))
+        if normalised and op in _PRODUCTS:
+            return tuple(node.all_input_nodes[-2:])
+        normalised = normalised or op == "softmax"
+        if not node.all_input_nodes:
+            break
+        node = node.all_input_nodes[0]
+    return ()
+
+
+def mixed_by(scores: torch.fx.Node) -> tuple[torch.fx.Node, torch.fx.Node] | None:
+    """The softmax of these scores, and the tensor that its rows mix."""
+    node, rows = scores, None
+    for _ in range(_STEPS):
+        user = next(iter(node.users), None)
+        if user is None:
+            break
+        op = str(user.meta.get("op", ""))
+        if rows is not None and op in _PRODUCTS:
+            others = [n for n in user.all_input_nodes if n is not node]
+            return (rows, others[-1]) if others else None
+        if op == "softmax":
+            rows = user
+        node = user
+    return None
 
 
 def _tokens(node: torch.fx.Node) -> Iterator[tuple[torch.fx.Node, int]]:

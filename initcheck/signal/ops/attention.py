@@ -13,6 +13,7 @@ from initcheck.signal.gradient import Gradient
 from initcheck.signal.kernel import Array, Kernel
 from initcheck.signal.mixing import (
     centred_square,
+    coherence,
     concentration,
     mix,
     seen_by_query,
@@ -27,7 +28,9 @@ from initcheck.signal.products import (
     activation_product,
     alike,
     channel_mixture,
+    compared,
     is_score,
+    mixed_by,
     over_channels,
 )
 from initcheck.signal.rule import Call, Flow, Result, Rule, Unknown, register, shape_of
@@ -90,7 +93,8 @@ class Softmax(Rule):
         square = mixing.square
         same = call.memo["centred"] / n * max(spread, 0.0)
         relative = same / g.same if g.same > 0 else 0.0
-        k = Kernel(same, 0.0, g.cross * relative * mixing.overlap / square, 0.0)
+        far = -same / (n - 1) if n > 1 and call.memo["roles"] == {"P"} else 0.0  # dx sums to zero over the keys
+        k = Kernel(same, far, g.cross * relative * mixing.overlap / square, 0.0)
         yield call.node_of("input"), Gradient.fresh(settle(k, x.dims))
 
 
@@ -124,7 +128,7 @@ class MatMul(Rule):
             return self._with_weight(a, b, call.shape)
         if is_weight(a):
             return self._weight_first(a, b, call.shape)
-        return product(a, b, self._dims(a, b, call.shape), alike(call.node_of("input"), call.node_of("other")))
+        return product(a, b, self._dims(a, b, call.shape), common_tokens(call.node_of("input"), call.node_of("other")))
 
     def _dims(self, a: Value, b: Value, shape: tuple[int, ...]) -> Dims:
         lead = len(shape) - 2
@@ -156,27 +160,49 @@ class MatMul(Rule):
             back = uncontract(g, swapped, (len(b.dims) - 1,), Weights(a.mean, a.variance), a.shape[-2])
             yield node_b, Gradient.fresh(settle(back, b.dims))
             return
-        to_a, to_b = product_gradients(g, a, b)
+        to_a, to_b = product_gradients(g, a, b, coherent(call, (node_a, node_b)))
         yield node_a, Gradient.fresh(settle(to_a, a.dims))
         yield node_b, Gradient.fresh(settle(to_b, b.dims))
 
 
+def common_tokens(first: torch.fx.Node, second: torch.fx.Node) -> float:
+    """``products.alike`` of two factors; of softmax rows, that of the tensors compared in them."""
+    made_of = compared(first) or compared(second)
+    if not made_of:
+        return alike(first, second)
+    mixed = second if compared(first) else first
+    return max(alike(tensor, mixed) for tensor in made_of)
+
+
+def coherent(call: Call, factors: tuple[torch.fx.Node, torch.fx.Node]) -> tuple[float, float]:
+    """For scores: ``mixing.coherence`` of the keys, for the factor that queries them; else nothing."""
+    found = mixed_by(call.node)
+    rows = call.values.get(found[0]) if found else None
+    if found is None or not isinstance(rows, Value) or rows.mixing is None:
+        return 0.0, 0.0
+    last = rows.mixing.dim == len(rows.dims) - 1
+    chance = alike(factors[1] if last else factors[0], found[1])
+    beyond = coherence(rows.mixing, chance) if chance else 0.0
+    return (beyond, 0.0) if last else (0.0, beyond)
+
+
 def product(a: Value, b: Value, dims: Dims, common: float = 0.0) -> Value:
-    """a @ b of two activations (the last two dims of each); ``common``: ``products.alike`` of their nodes."""
+    """a @ b of two activations (the last two dims of each); ``common``: ``common_tokens`` of their nodes."""
     if a.mixing is not None and a.mixing.dim == len(a.dims) - 1:
-        return channel_mixture(a, b, dims) if over_channels(b.dims[-2]) else mix(b, a.mixing, dims)
+        return channel_mixture(a, b, dims) if over_channels(b.dims[-2]) else mix(b, a.mixing, dims, common)
     if b.mixing is not None and b.mixing.dim == len(b.dims) - 2:
         if over_channels(a.dims[-1]):
             return transposed(channel_mixture(transposed(b), transposed(a), (*dims[:-2], dims[-1], dims[-2])))
-        return mix(transposed(a), b.mixing, dims)
+        return mix(transposed(a), b.mixing, dims, common)
     return scores(a, b, dims) if is_score(a, b) else activation_product(a, b, dims, common)
 
 
-def product_gradients(g: Kernel, a: Value, b: Value) -> tuple[Kernel, Kernel]:
-    """Gradients of both operands of ``product``."""
+def product_gradients(g: Kernel, a: Value, b: Value, beyond: tuple[float, float] = (0.0, 0.0)) -> tuple[Kernel, Kernel]:
+    """Gradients of both operands of ``product``; ``beyond``: ``coherent`` of scores."""
     rows, columns = a.shape[-2], b.shape[-1]
     if not is_score(a, b) and not mixes_positions(a, b):
-        return activation_gradients(g, a, b)
+        to_a, to_b = activation_gradients(g, a, b)
+        return to_a * (1 + beyond[0]), to_b * (1 + beyond[1])
     if a.mixing is not None and a.mixing.dim == len(a.dims) - 1:
         m, v = a.mixing, b.second
         own = Kernel(
@@ -189,7 +215,8 @@ def product_gradients(g: Kernel, a: Value, b: Value) -> tuple[Kernel, Kernel]:
         return unmix(apart(g, b.dims[-1]), m, columns, m.keys, a.dims), own
     # two activations: the gradient of one is g times the other, summed over the dim that the other brings
     to_a = summed_product(g, b.second, columns, b.dims[-1], first=True)
-    return to_a, summed_product(g, a.second, rows, a.dims[-2], first=False)
+    to_b = summed_product(g, a.second, rows, a.dims[-2], first=False)
+    return to_a * (1 + beyond[0]), to_b * (1 + beyond[1])
 
 
 def mixes_positions(a: Value, b: Value) -> bool:
@@ -271,8 +298,9 @@ class ScaledDotProductAttention(Rule):
         keep = 1.0 - float(call.plain("dropout_p", 0.0) or 0.0)
         seen = seen_by_query(rows, queries, keys)
         mixing = Mixing(square, overlap, keys, -1, inner, min(shared, inner), seen, 1 / max(keep, 1e-9) - 1)
-        call.memo.update(mixing=mixing, scale=scale)
-        return mix(v, mixing, (*q.dims[:-1], v.dims[-1]))
+        tokens = alike(call.node_of("key"), call.node_of("value"))
+        call.memo.update(mixing=mixing, scale=scale, tokens=tokens)
+        return mix(v, mixing, (*q.dims[:-1], v.dims[-1]), tokens)
 
     def backward(self, call: Call, gradient: Gradient) -> Flow:
         q, k, v = call.value("query"), call.value("key"), call.value("value")
@@ -281,7 +309,7 @@ class ScaledDotProductAttention(Rule):
         queries, keys, width = q.shape[-2], k.shape[-2], v.shape[-1]
         groups = math.prod(q.shape[:-2]) / max(math.prod(k.shape[:-2]), 1)
         yield call.node_of("value"), Gradient.fresh(settle(unmix(g, m, queries, keys, v.dims) * groups, v.dims))
-        by_query, by_key = to_scores(g, v, k, q, m)
+        by_query, by_key = to_scores(g, v, k, q, m, call.memo["tokens"])
         scale = width * call.memo["scale"] ** 2
         yield call.node_of("query"), Gradient.fresh(settle(by_query * scale, q.dims))
         yield call.node_of("key"), Gradient.fresh(settle(by_key * (scale * groups), k.dims))

@@ -9,9 +9,8 @@ import torch.fx
 
 from initcheck.signal.gradient import Gradient, Term
 from initcheck.signal.kernel import Kernel
-from initcheck.signal.ops.attention import is_weight, product, product_gradients
+from initcheck.signal.ops.attention import coherent, common_tokens, is_weight, product, product_gradients
 from initcheck.signal.ops.linear import Weights, contract, uncontract
-from initcheck.signal.products import alike
 from initcheck.signal.rule import Call, Flow, Result, Rule, Unknown, register
 from initcheck.signal.value import Atom, Dim, Value, settle
 
@@ -105,7 +104,7 @@ class Einsum(Rule):
                 x, w, letters, other = b, a, equation.second, equation.first
             return self._weighted(equation, x, w, letters, other)
         left, right = self._matrices(equation, a, b)
-        value = product(left, right, self._matrix_dims(left, right), alike(*nodes))
+        value = product(left, right, self._matrix_dims(left, right), common_tokens(*nodes))
         return self._arranged(equation, value, a, b)
 
     def _weighted(self, equation: Equation, x: Value, w: Value, letters: str, other: str) -> Value:
@@ -153,7 +152,7 @@ class Einsum(Rule):
             yield node, Gradient.fresh(settle(uncontract(g, x, over, Weights(w.mean, w.variance), round(new)), x.dims))
             return
         left, right = self._matrices(equation, a, b)
-        to_a, to_b = product_gradients(g, left, right)
+        to_a, to_b = product_gradients(g, left, right, coherent(call, (nodes[0], nodes[1])))
         yield nodes[0], Gradient.fresh(settle(bare(to_a), a.dims))
         yield nodes[1], Gradient.fresh(settle(bare(to_b), b.dims))
 
@@ -189,7 +188,7 @@ class AddMatMul(Rule):
             units = b.shape[-1] if len(b.dims) > 1 else 1
             value = contract(a, (len(a.dims) - 1,), Weights(b.mean * alpha, b.variance * alpha**2), units)
         else:
-            tokens = alike(call.node_of("batch1"), call.node_of("batch2"))
+            tokens = common_tokens(call.node_of("batch1"), call.node_of("batch2"))
             value = product(a, b, (*a.dims[:-1], b.dims[-1]), tokens)
             value = Value(value.dims, value.mean * alpha, value.covariance * alpha**2)
         if beta == 0:
@@ -210,7 +209,8 @@ class AddMatMul(Rule):
             weights = Weights(b.mean * alpha, b.variance * alpha**2)
             yield call.node_of("batch1"), Gradient.fresh(uncontract(g, a, (len(a.dims) - 1,), weights, units))
         else:
-            to_a, to_b = product_gradients(g * alpha**2, a, b)
+            factors = call.node_of("batch1"), call.node_of("batch2")
+            to_a, to_b = product_gradients(g * alpha**2, a, b, coherent(call, factors))
             yield call.node_of("batch1"), Gradient.fresh(settle(bare(to_a), a.dims))
             yield call.node_of("batch2"), Gradient.fresh(settle(bare(to_b), b.dims))
         if not is_weight(base) and beta:

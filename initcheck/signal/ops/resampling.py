@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
+from torch.nn.functional import interpolate
 
 from initcheck.signal.gradient import Gradient
 from initcheck.signal.kernel import Array, Kernel
@@ -140,9 +143,10 @@ class Upsample(Rule):
         growth = math.prod(call.shape) / max(math.prod(value.shape), 1)
         kept = 1.0
         if "linear" in mode and growth > 1:
+            corners = bool(call.plain("align_corners", False))
             for old, new in zip(value.shape[2:], call.shape[2:], strict=True):
                 if new > old > 1:
-                    kept *= 2 / 3 + (old / new) ** 2 / 12
+                    kept *= _linear_share(old, new, corners)
         return kept, growth
 
     def forward(self, call: Call) -> Result:
@@ -167,11 +171,25 @@ class Upsample(Rule):
         if growth <= 1:
             yield call.node_of("input"), Gradient.fresh(settle(k * growth, value.dims))
             return
-        # an element's copies: growth of them, correlated as positions are
-        same = growth * (k.same - k.far) * kept + growth**2 * k.far
-        cross = growth * (k.cross - k.sample) * kept + growth**2 * k.sample
-        k = Kernel(same, growth**2 * k.far, cross, growth**2 * k.sample)
+        # an element's copies: growth of them, correlated as positions are; between copies of two neighbours lies what
+        # both hear, so that all positions together get all of what comes back
+        others = max(math.prod(value.positions) - 1, 1)
+        alone, across = growth * (k.same - k.far), growth * (k.cross - k.sample)
+        far, sample = growth**2 * k.far, growth**2 * k.sample
+        k = Kernel(
+            alone * kept + far,
+            alone * (1 - kept) / others + far,
+            across * kept + sample,
+            across * (1 - kept) / others + sample,
+        )
         yield call.node_of("input"), Gradient.fresh(settle(k, value.dims))
+
+
+@functools.lru_cache(maxsize=256)
+def _linear_share(old: int, new: int, corners: bool) -> float:
+    """Mean over the new positions of the sum of squared weights: 2/3 between two centres, 1 beyond the outer ones."""
+    weights = interpolate(torch.eye(old, dtype=torch.float64)[None], size=new, mode="linear", align_corners=corners)
+    return float(weights.square().sum()) / new
 
 
 @register
