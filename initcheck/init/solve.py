@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import torch.fx
 
 from initcheck.init.distributions import with_distributions
-from initcheck.init.health import LayerHealth, judge, needs_repair, worst
+from initcheck.init.health import BAND, LEAST_INFORMATION, LayerHealth, judge, needs_repair, worst
 from initcheck.init.schemes import (
     activation_rms,
     activation_spread,
@@ -22,6 +22,7 @@ from initcheck.init.schemes import (
 from initcheck.init.structure import (
     NORM_OPS,
     RECURRENT_OPS,
+    TRANSPARENT_OPS,
     Activation,
     Structure,
     WeightUse,
@@ -49,6 +50,9 @@ DRIFT = math.log(1.5)
 FURTHEST = math.log(1e9)
 """No single correction is larger: behind dead units, no scale of the weights would help."""
 ROUNDS = 5
+"""Of propagation, one for each set of corrections."""
+PATIENCE = 2
+"""After so many rounds in a row without a better solution there will be none."""
 
 
 _ALIKE = "all units alike: they would stay so"
@@ -276,45 +280,101 @@ def _branch_shares(solver: _Solver) -> dict[str, _Share]:
 
 
 def _correct(solver: _Solver) -> list[LayerHealth]:
-    """Re-propagate; pull layers outside their band back in; keep the best solution seen, and what it makes of them."""
+    """Re-propagate; pull layers outside their band back in; keep the best solution seen, and what it makes of them.
+
+    Rounds end where they are of no use any more: in the band, without a correction left, where no scale brings the
+    input back, where corrections make it worse by more than a band, or do not improve it again and again.
+    """
     best, healthiest = dict(solver.chosen), solver.judged(solver.propagated())
-    judged, best_score = healthiest, math.inf
+    judged, best_score, failed = healthiest, math.inf, 0
     for left in reversed(range(ROUNDS)):
         score = worst(judged)
+        diverged = score > best_score + math.log(BAND)
+        failed = failed + 1 if score >= best_score else 0
         if score < best_score:
             best, healthiest, best_score = dict(solver.chosen), judged, score
-        if score <= -MARGIN or not left or not _rescale(solver, judged):
+        if score <= -MARGIN or diverged or failed == PATIENCE or not left:
             break
+        corrections = _corrections(solver, judged)
+        if not any(c.own for c in corrections) or _is_lost(corrections):
+            break
+        _rescale(solver, corrections)
         judged = solver.judged(solver.propagated())
     solver.chosen = best
     return healthiest
 
 
-def _rescale(solver: _Solver, judged: list[LayerHealth]) -> bool:
-    """One pass of corrections in order of execution; whether anything changed.
+@dataclass(frozen=True, slots=True)
+class _Correction:
+    """Of a layer's scale, as logs. ``incoming``: what the corrections before it do to its input; ``own``: its own."""
 
-    ``shift`` is what earlier corrections do to a layer's input, taken as proportional (exact for ReLU-like nets).
-    """
+    layer: LayerHealth
+    incoming: float
+    own: float
+
+
+def _corrections(solver: _Solver, judged: list[LayerHealth]) -> list[_Correction]:
+    """One set of corrections, in order of execution; what they do is taken as proportional (exact for ReLU-like nets)."""
+    found: list[_Correction] = []
     shift: dict[torch.fx.Node, float] = {}
-    changed = False
     last_of_branch = {branch.last for branch in solver.structure.branches}
     for layer in judged:
         use = layer.use
         before = [shift[n] for n in _weights_before(use.node, shift)]
         incoming = sum(before) / len(before) if before else 0.0
         expected = layer.forward + incoming - math.log(solver.target(use) * solver.shares.get(use.parameter, 1.0))
-        correction = 0.0
+        own = 0.0
         adjustable = _adjustable(use) and (use.parameter not in solver.protected or use.parameter in solver.chosen)
         if adjustable and use.parameter not in last_of_branch and abs(expected) > DRIFT:
-            correction = 0.0 if layer.low_is_fine and expected < 0.0 else -expected
-            correction = min(max(correction, -FURTHEST), FURTHEST)
-        if correction:
+            own = 0.0 if layer.low_is_fine and expected < 0.0 else -expected
+            own = min(max(own, -FURTHEST), FURTHEST)
+        shift[use.node] = incoming + own
+        found.append(_Correction(layer, incoming, own))
+    return found
+
+
+def _rescale(solver: _Solver, corrections: list[_Correction]) -> None:
+    for correction in corrections:
+        use = correction.layer.use
+        if correction.own:
             now = solver.chosen.get(use.parameter, use.record.distribution.std)
-            solver.chosen[use.parameter] = now * math.exp(correction)
+            solver.chosen[use.parameter] = now * math.exp(correction.own)
             solver.reasons.setdefault(use.parameter, _why(use))
-            changed = True
-        shift[use.node] = incoming + correction
-    return changed
+
+
+_HOMOGENEOUS_OPS = TRANSPARENT_OPS - {"masked_fill", "pad"} | {
+    "linear", "conv1d", "conv2d", "conv3d", "relu", "leaky_relu", "prelu", "add",
+}  # fmt: skip
+"""Ops for which f(c·x) = c·f(x), c > 0, but for their biases, which count the more the smaller c is."""
+
+
+def _is_lost(corrections: list[_Correction]) -> bool:
+    """Whether corrections leave a layer that hardly sees the input, and no scale of the weights would help.
+
+    Up to there the net is positively homogeneous and corrections only shrink it: correlations grow with every layer
+    whatever the scale.
+    """
+    for correction in corrections:
+        layer, shift = correction.layer, correction.incoming + correction.own
+        if shift > 0.0:
+            return False
+        if not layer.low_is_fine and not layer.protected and layer.row.sample_std is not None:
+            if layer.row.sample_std * math.exp(shift) < LEAST_INFORMATION:
+                return _is_homogeneous(layer.use.node)
+    return False
+
+
+def _is_homogeneous(node: torch.fx.Node) -> bool:
+    """Whether all that the node is computed from are inputs, weights and ``_HOMOGENEOUS_OPS``."""
+    seen = {node}
+    queue = [node]
+    while queue:
+        current = queue.pop()
+        if current.op.startswith("call") and op_of(current) not in _HOMOGENEOUS_OPS:
+            return False
+        queue.extend(n for n in current.all_input_nodes if n not in seen)
+        seen.update(current.all_input_nodes)
+    return True
 
 
 def _weights_before(node: torch.fx.Node, known: Mapping[torch.fx.Node, float]) -> list[torch.fx.Node]:

@@ -17,6 +17,7 @@ from initcheck.init.distributions import with_suggestions
 from initcheck.init.structure import analyse
 from initcheck.measuring.passes import measure_pass
 from initcheck.signal.propagate import propagate
+from initcheck.tracing.build import build
 from initcheck.tracing.ladder import trace
 
 
@@ -93,6 +94,35 @@ def test_what_torch_says_of_a_suggestion_is_its_std():
             getattr(nn.init, suggestion.function)(tensor, **arguments)
             sampling = 4 / math.sqrt(tensor.numel())
             assert float(tensor.std()) == pytest.approx(suggestion.std, rel=sampling + 0.01), suggestion
+
+
+def propagations(monkeypatch, make, x):
+    """What a search suggests, and how many times it propagates."""
+    counted = []
+
+    def counting(*args, **kwargs):
+        counted.append(1)
+        return propagate(*args, **kwargs)
+
+    built = build(make)
+    traced = trace(built.model, (x,), {}, log=built.log)
+    signal = propagate(traced)
+    monkeypatch.setattr("initcheck.init.solve.propagate", counting)
+    return suggest(traced, signal), len(counted)
+
+
+def test_where_no_scale_brings_the_input_back_the_search_ends(monkeypatch):
+    """In a ReLU net all samples become alike with depth, whatever the scale: one look at the standard scheme tells."""
+    found, count = propagations(monkeypatch, lambda: mlp(900, 16, nn.ReLU), torch.randn(8, 16))
+    assert count == 1
+    assert {(s.function, s.arguments) for s in found[:-1]} == {("kaiming_normal_", (("nonlinearity", "'relu'"),))}
+
+
+def test_corrections_that_only_make_it_worse_are_given_up(monkeypatch):
+    _, diverging = propagations(monkeypatch, lambda: mlp(200, 64, nn.GELU), torch.randn(8, 64))
+    assert diverging == 2
+    _, converging = propagations(monkeypatch, lambda: mlp(60, 64, nn.SiLU), torch.randn(8, 64))
+    assert converging > 2
 
 
 def test_only_what_is_at_fault_is_touched():
