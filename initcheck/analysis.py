@@ -36,9 +36,9 @@ from initcheck.rules.ic803_init_raises import raised
 from initcheck.source.file import SourceFile
 from initcheck.targets import LibraryTarget
 from initcheck.tracing.build import BuildError, Built, build
+from initcheck.tracing.definitions import class_location
 from initcheck.tracing.history import model_history
 from initcheck.tracing.ladder import TraceError, Trial, is_lazy_model, settle, trace
-from initcheck.tracing.live import class_location
 from initcheck.tracing.trace import Trace
 
 if TYPE_CHECKING:

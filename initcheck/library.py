@@ -92,7 +92,7 @@ def class_location(cls: type) -> Location:
 
 def _known_location(cls: type) -> Location | None:
     """Where a class outside torch is defined."""
-    from initcheck.tracing.live import class_location
+    from initcheck.tracing.definitions import class_location
 
     return class_location(cls)
 

@@ -156,7 +156,7 @@ def _unwrapped(module: nn.Module) -> nn.Module:
 
 
 def _location(module: nn.Module, place: str) -> Location:
-    from initcheck.tracing.live import class_location
+    from initcheck.tracing.definitions import class_location
 
     path, _, line = place.rpartition(":")
     return class_location(type(_unwrapped(module))) or Location(path or "<command>", int(line or 1))

@@ -314,7 +314,7 @@ class _Correction:
 
 
 def _corrections(solver: _Solver, judged: list[LayerHealth]) -> list[_Correction]:
-    """One set of corrections, in order of execution; what they do is taken as proportional (exact for ReLU-like nets)."""
+    """In order of execution; what they do to later layers is taken as proportional (exact for ReLU-like nets)."""
     found: list[_Correction] = []
     shift: dict[torch.fx.Node, float] = {}
     last_of_branch = {branch.last for branch in solver.structure.branches}
@@ -358,9 +358,11 @@ def _is_lost(corrections: list[_Correction]) -> bool:
         layer, shift = correction.layer, correction.incoming + correction.own
         if shift > 0.0:
             return False
-        if not layer.low_is_fine and not layer.protected and layer.row.sample_std is not None:
-            if layer.row.sample_std * math.exp(shift) < LEAST_INFORMATION:
-                return _is_homogeneous(layer.use.node)
+        seen = layer.row.sample_std
+        if seen is None or layer.low_is_fine or layer.protected:
+            continue
+        if seen * math.exp(shift) < LEAST_INFORMATION:
+            return _is_homogeneous(layer.use.node)
     return False
 
 

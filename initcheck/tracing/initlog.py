@@ -24,8 +24,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from initcheck.findings import Location
 from initcheck.tracing.chain import ELEMENTWISE, FILLS, Op, distribution, mixture, op_base
+from initcheck.tracing.definitions import assignment, attribute_location, class_location
 from initcheck.tracing.frames import kind_of, user_stack
-from initcheck.tracing.live import assignment, attribute_location, class_location, equal_slices, measured, type_name
+from initcheck.tracing.live import equal_slices, measured, type_name
 from initcheck.tracing.recorder import VALUE_LIMIT
 from initcheck.tracing.trace import Distribution, Frame, ModuleRecord, ParameterRecord, Write
 

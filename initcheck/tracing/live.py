@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 import math
 from dataclasses import replace
 
 import torch
 from torch import nn
 
-from initcheck.findings import Location
-from initcheck.source.file import SourceError, SourceFile
-from initcheck.tracing.frames import kind_of
+from initcheck.tracing.definitions import assignment, class_location
 from initcheck.tracing.trace import Distribution, ModuleRecord, ParameterRecord
 
 _CHUNK = 1 << 17
@@ -204,63 +200,3 @@ def equal_slices(tensor: torch.Tensor, dim: int) -> bool:
     values = tensor.detach()
     first, second = values.select(dim, 0), values.select(dim, 1)
     return torch.equal(first, second) and bool((values == first.unsqueeze(dim)).all())
-
-
-def class_location(cls: type) -> Location | None:
-    """Where a class is defined; None for torch's own classes and where there is no source."""
-    return _class_location(cls)
-
-
-@functools.cache
-def _class_location(cls: type) -> Location | None:
-    try:
-        path = inspect.getsourcefile(cls)
-        if path is None or kind_of(path) in ("torch", "stdlib"):
-            return None
-        source = _source(path)
-    except (OSError, TypeError):
-        return None
-    return source.class_location(cls.__qualname__.rpartition("<locals>.")[2]) if source is not None else None
-
-
-@functools.lru_cache(maxsize=256)
-def _source(path: str) -> SourceFile | None:
-    try:
-        return SourceFile.read(path)
-    except SourceError:
-        return None
-
-
-def assignment(modules: dict[str, nn.Module], path: str) -> Location | None:
-    """Where the source says ``self.fc = ...`` for the layer at ``path``: in the nearest owner's class outside torch."""
-    parts = path.split(".") if path else []
-    for depth in range(len(parts), 0, -1):
-        owner = modules.get(".".join(parts[: depth - 1]))
-        if owner is None:
-            continue
-        found = attribute_location(type(owner), parts[depth - 1])
-        if found is not None:
-            return found
-    for depth in range(len(parts), -1, -1):
-        module = modules.get(".".join(parts[:depth]))
-        where = class_location(type(module)) if module is not None else None
-        if where is not None:
-            return where
-    return None
-
-
-def attribute_location(cls: type, attribute: str) -> Location | None:
-    """Where a class (or one that it derives from, outside torch) assigns ``self.<attribute>``."""
-    return _attribute_location(cls, attribute)
-
-
-@functools.cache
-def _attribute_location(cls: type, attribute: str) -> Location | None:
-    for base in cls.__mro__:
-        if class_location(base) is None:
-            continue
-        source = _source(inspect.getsourcefile(base) or "")
-        found = source.attribute_assignment(base.__qualname__.rpartition("<locals>.")[2], attribute) if source else None
-        if found is not None:
-            return found
-    return None
