@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import ast
 import re
+from collections import Counter
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from initcheck.findings import Finding, Fix, InitStatement, InsertInit, Location
 from initcheck.rules.base import ModelContext, finding
 from initcheck.rules.ic111_init_function_never_called import named_elsewhere
 from initcheck.rules.source_index import InitWrite, init_writes, narrowed_types, times_named
+from initcheck.source.nodes import children
 
 if TYPE_CHECKING:
     from initcheck.source.file import SourceFile
@@ -180,45 +182,61 @@ def _is_empty(source: SourceFile, call: ast.Call) -> bool:
     return bool(re.search(r"(?:num|dim|size|channel|features|width|hidden|n_|len\()", text)) and "[" not in text
 
 
+class _Around(NamedTuple):
+    """What a node stands in. ``calls``: those among whose arguments it is, outside of a ``forward``."""
+
+    owner: str = ""
+    inside: bool = False
+    forward: bool = False
+    written: bool = False
+    looped: bool = False
+    calls: tuple[ast.Call, ...] = ()
+
+
 def touched(source: SourceFile, attributes: set[str]) -> set[str]:
     """Attributes that the file may write: assigned again, mutated, passed on, named in a string, looped over."""
     found: set[str] = set()
     concerned = source.survey.functions_near(*_LOOP_WORDS, *(re.compile(attribute) for attribute in attributes))
-    assigned: dict[tuple[str, str], int] = {}
-    stack: list[tuple[ast.AST, str, bool, bool]] = [(source.tree, "", False, False)]
+    assigned: Counter[tuple[str, str]] = Counter()
+    stack: list[tuple[Any, _Around]] = [(source.tree, _Around())]
     while stack:
-        node, owner, inside, forward = stack.pop()
-        if isinstance(node, ast.ClassDef):
-            owner = node.name
-        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-            if not inside and node not in concerned:
-                continue
-            forward, inside = node.name == "forward", True
-        elif isinstance(node, ast.Attribute):
-            if node.attr in attributes and not isinstance(node.ctx, ast.Load):
-                key = (owner, node.attr)
-                assigned[key] = assigned.get(key, 0) + 1
-            if node.attr.endswith("_") and not node.attr.startswith("_"):
-                found |= _mentioned(node.value, attributes)  # self.x.data.normal_
-        elif isinstance(node, (ast.For, ast.comprehension)):
-            if any(isinstance(n, ast.Attribute) and n.attr in _LOOPS for n in ast.walk(node.iter)):
+        node, at = stack.pop()
+        kind = node.__class__
+        if kind is ast.Constant:
+            if node.value.__class__ is str and node.value in attributes:
+                found.add(node.value)
+        elif kind is ast.Attribute:
+            if at.looped and node.attr in _LOOPS:
                 return set(attributes)
-            found |= _mentioned(node.iter, attributes)  # for matrix in self.weight: ...
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            found |= attributes & {node.value}
-        elif isinstance(node, ast.Subscript) and not isinstance(node.ctx, ast.Load):
-            found |= _mentioned(node.value, attributes)
-        elif isinstance(node, ast.Call) and not forward and not _reads_only(source, node):
-            for argument in [*node.args, *(k.value for k in node.keywords)]:
-                found |= _mentioned(argument, attributes)
-        stack.extend((child, owner, inside, forward) for child in ast.iter_child_nodes(node))
+            if node.attr in attributes:
+                if at.written or not all(_reads_only(source, call) for call in at.calls):
+                    found.add(node.attr)
+                if node.ctx.__class__ is not ast.Load:
+                    assigned[at.owner, node.attr] += 1
+            in_place = node.attr.endswith("_") and not node.attr.startswith("_")  # self.x.data.normal_
+            stack.append((node.value, at._replace(written=True) if in_place else at))
+        elif kind is ast.Call and not at.forward:
+            passed = at._replace(calls=(*at.calls, node))
+            stack.append((node.func, at))
+            stack.extend([(argument, passed) for argument in node.args])
+            stack.extend([(keyword.value, passed) for keyword in node.keywords])
+        elif kind is ast.Subscript and node.ctx.__class__ is not ast.Load:
+            stack += ((node.value, at._replace(written=True)), (node.slice, at))
+        elif kind is ast.FunctionDef or kind is ast.AsyncFunctionDef:
+            if at.inside or node in concerned:
+                body = at._replace(inside=True, forward=node.name == "forward")
+                stack.extend([(child, body) for child in children(node)])
+        elif kind is ast.ClassDef:
+            body = at._replace(owner=node.name)
+            stack.extend([(child, body) for child in children(node)])
+        else:
+            looped = node.iter if kind is ast.For or kind is ast.comprehension else None
+            stack.extend([(child, at) for child in children(node) if child is not looped])
+            if looped is not None:
+                stack.append((looped, at._replace(written=True, looped=True)))  # for matrix in self.weight: ...
     return found | {attribute for (_, attribute), times in assigned.items() if times > 1}
 
 
 def _reads_only(source: SourceFile, call: ast.Call) -> bool:
     name = source.imports.resolve(call.func) or ""
     return name.startswith("torch.") and not name.startswith("torch.nn.init") and not name.endswith("_")
-
-
-def _mentioned(expression: ast.AST, attributes: set[str]) -> set[str]:
-    return {n.attr for n in ast.walk(expression) if isinstance(n, ast.Attribute) and n.attr in attributes}

@@ -12,6 +12,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 
+from initcheck.source.nodes import children
 from initcheck.source.scopes import FunctionNode, Scope
 from initcheck.source.walk import Found, Walk
 
@@ -29,21 +30,17 @@ class Survey:
         self.top, self.outside, self._left_out = self._walk.module(tree)
         self._starts = [_first_line(node) for node, _ in self._left_out]
         self._insides: dict[int, Found] = {}
-        self._near: dict[Patterns, Found] = {}
-        self._whole: Found | None = None
+        self._indices: dict[re.Pattern[str], set[int]] = {}
+        self._near: dict[tuple[int, ...], Found] = {(): self.outside}
 
     @property
     def whole(self) -> Found:
         """Everything; what is walked at once comes first, so with ``near``."""
-        if self._whole is None:
-            self._whole = self._joined(range(len(self._left_out)))
-        return self._whole
+        return self._joined(range(len(self._left_out)))
 
     def near(self, *patterns: re.Pattern[str]) -> Found:
         """What stands outside of functions and tables, and in those whose text holds a match."""
-        if patterns not in self._near:
-            self._near[patterns] = self._joined(self._holding(patterns))
-        return self._near[patterns]
+        return self._joined(self._holding(patterns))
 
     def functions_near(self, *patterns: re.Pattern[str]) -> set[FunctionNode]:
         """The functions, those inside of others aside, whose text holds a match."""
@@ -51,7 +48,7 @@ class Survey:
         return {node for node in nodes if not isinstance(node, ast.Assign)}
 
     def nodes_near(self, *patterns: re.Pattern[str]) -> Iterator[ast.AST]:
-        """All nodes of the file, but for functions and tables whose text holds no match."""
+        """All nodes of the file but contexts and operators, and but for functions and tables without a match."""
         near = set(self._holding(patterns))
         far = {node for index, (node, _) in enumerate(self._left_out) if index not in near}
         stack: list[ast.AST] = [self._tree]
@@ -59,7 +56,7 @@ class Survey:
             node = stack.pop()
             if node not in far:
                 yield node
-                stack.extend(ast.iter_child_nodes(node))
+                stack.extend(children(node))
 
     @property
     def scopes(self) -> list[Scope]:
@@ -83,8 +80,14 @@ class Survey:
         return self.top if scope is None else scope
 
     def _holding(self, patterns: Patterns) -> list[int]:
-        lines = (line for pattern in patterns for line in _lines(pattern, self._text))
-        return sorted({index for line in lines if (index := self._at(line)) is not None})
+        """Which functions and tables hold a match of one of the patterns, in order."""
+        held: set[int] = set()
+        for pattern in patterns:
+            if pattern not in self._indices:
+                lines = _lines(pattern, self._text)
+                self._indices[pattern] = {index for line in lines if (index := self._at(line)) is not None}
+            held |= self._indices[pattern]
+        return sorted(held)
 
     def _at(self, line: int) -> int | None:
         """Which function (those inside of others aside) or table a line belongs to."""
@@ -97,11 +100,14 @@ class Survey:
         return self._insides[index]
 
     def _joined(self, indices: Iterable[int]) -> Found:
-        joined = Found()
-        joined.extend(self.outside)
-        for index in indices:
-            joined.extend(self._inside(index))
-        return joined
+        """What stands outside, then what these hold; made once for all that ask for the same."""
+        key = tuple(indices)
+        if key not in self._near:
+            joined = self._near[key] = Found()
+            joined.extend(self.outside)
+            for index in key:
+                joined.extend(self._inside(index))
+        return self._near[key]
 
 
 def _first_line(node: ast.FunctionDef | ast.AsyncFunctionDef | ast.Assign) -> int:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
+from initcheck.source.nodes import FIELDS
 from initcheck.source.scopes import FunctionNode, Place, Scope, bind_import, bind_target
 
 LeftOut = tuple[ast.FunctionDef | ast.AsyncFunctionDef | ast.Assign, Place]
@@ -66,46 +69,52 @@ class Walk:
         return self._run()
 
     def _run(self) -> Found:
-        while self._stack:
-            node, place = self._stack.pop()
-            if isinstance(node, ast.expr):
-                self._deferred(node, place)
-            else:
-                self._statement(node, place)
+        stack, kinds, other = self._stack, _KINDS, Walk._other
+        while stack:
+            node, place = stack.pop()
+            kinds.get(node.__class__, other)(self, node, place)
         found, self._found = self._found, Found()
         return found
 
     # -- statements ------------------------------------------------------------------------------------------------
 
-    def _statement(self, node: ast.AST, place: Place) -> None:
-        if isinstance(node, (ast.Expr, ast.Return)):
-            if node.value is not None:
-                self._expressions([node.value], place)
-        elif isinstance(node, ast.Assign):
-            for target in node.targets:
-                bind_target(target, node.value, place.scope)
-            if self._later is not None and (node.end_lineno or 0) - node.lineno >= _LONG:
-                self._later.append((node, place))
-            else:
-                self._assignment(node, place)
-        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-            self._function(node, place)
-        elif isinstance(node, ast.ClassDef):
-            self._class(node, place)
+    def _value(self, node: ast.Expr | ast.Return, place: Place) -> None:
+        value = node.value
+        if value is not None and value.__class__ is not ast.Constant:
+            self._expressions([value], place)
+
+    def _assign(self, node: ast.Assign, place: Place) -> None:
+        for target in node.targets:
+            bind_target(target, node.value, place.scope)
+        if self._later is not None and (node.end_lineno or 0) - node.lineno >= _LONG:
+            self._later.append((node, place))
         else:
-            self._other(node, place)
+            self._assignment(node, place)
 
     def _assignment(self, node: ast.Assign, place: Place) -> None:
         self._found.assigns.append((node, place))
         self._expressions([*node.targets, node.value], place)
 
+    def _import(self, node: ast.Import | ast.ImportFrom, place: Place) -> None:
+        self._found.imports.append(node)
+        bind_import(node, place.scope)
+
+    def _if(self, node: ast.If, place: Place) -> None:
+        self._found.ifs.append((node, place))
+        self._expressions([node.test], place)
+        self._found.blocks.append(node.body)
+        if node.orelse:
+            self._found.blocks.append(node.orelse)
+            self._stack.extend([(child, place) for child in reversed(node.orelse)])
+        inside = Place(place.scope, place.classes, place.functions, (*place.guards, node))
+        self._stack.extend([(child, inside) for child in reversed(node.body)])
+
+    def _nothing(self, node: ast.AST, place: Place) -> None:
+        """A statement that holds nothing."""
+
     def _other(self, node: ast.AST, place: Place) -> None:
         """Any other statement, and the parts of statements that are no expressions."""
         self._bind(node, place)
-        inside = place
-        if isinstance(node, ast.If):
-            self._found.ifs.append((node, place))
-            inside = Place(place.scope, place.classes, place.functions, (*place.guards, node))
         below: list[tuple[ast.AST, Place]] = []
         for name in node._fields:
             value = getattr(node, name, None)
@@ -117,8 +126,7 @@ class Walk:
                 if isinstance(value[0], ast.expr):
                     self._expressions(value, place)
                 else:
-                    where = inside if name == "body" else place
-                    below.extend((child, where) for child in value)
+                    below.extend([(child, place) for child in value])
             elif isinstance(value, ast.expr):
                 self._expressions([value], place)
             elif isinstance(value, ast.AST) and not isinstance(value, ast.operator):
@@ -166,10 +174,7 @@ class Walk:
 
     def _bind(self, node: ast.AST, place: Place) -> None:
         scope = place.scope
-        if isinstance(node, (ast.Import, ast.ImportFrom)):
-            self._found.imports.append(node)
-            bind_import(node, scope)
-        elif isinstance(node, ast.AnnAssign):
+        if isinstance(node, ast.AnnAssign):
             if node.value is not None:
                 bind_target(node.target, node.value, scope)
         elif isinstance(node, (ast.AugAssign, ast.For, ast.AsyncFor, ast.comprehension)):
@@ -190,41 +195,42 @@ class Walk:
         """All that is evaluated in one place; what opens a scope of its own waits its turn."""
         scope, names = place.scope, self.names
         references, calls = self._found.references, self._found.calls
-        stack: list[ast.AST] = [*reversed(roots)]
+        constant, name, attribute, call = _FREQUENT
+        stack: list[Any] = roots[::-1]
         pop, push = stack.pop, stack.append
         waiting: list[tuple[ast.AST, Place]] = []
         while stack:
             node = pop()
             kind = node.__class__
-            if kind is ast.Constant:
+            if kind is constant:
                 continue
-            if kind is ast.Name:
+            if kind is name:
                 names[node] = scope
-                references.append(node)  # type: ignore[arg-type]
-            elif kind is ast.Attribute:
-                root = node.value  # type: ignore[attr-defined]
-                while root.__class__ is ast.Attribute:
+                references.append(node)
+            elif kind is attribute:
+                root = node.value
+                while root.__class__ is attribute:
                     root = root.value
-                if root.__class__ is ast.Name:
+                if root.__class__ is name:
                     names[root] = scope
-                    references.append(node)  # type: ignore[arg-type]
+                    references.append(node)
                 else:
                     push(root)
-            elif kind is ast.Call:
-                calls.append((node, place))  # type: ignore[arg-type]
-                for keyword in reversed(node.keywords):  # type: ignore[attr-defined]
-                    push(keyword.value)
-                stack.extend(reversed(node.args))  # type: ignore[attr-defined]
-                push(node.func)  # type: ignore[attr-defined]
+            elif kind is call:
+                calls.append((node, place))
+                if node.keywords:
+                    stack.extend([keyword.value for keyword in reversed(node.keywords)])
+                stack.extend(reversed(node.args))
+                push(node.func)
             elif kind in _OWN_SCOPE:
                 waiting.append((node, place))
             else:
                 if kind is ast.NamedExpr:
-                    bind_target(node.target, node.value, scope)  # type: ignore[attr-defined]
-                for name in _children(kind):
-                    value = getattr(node, name)
+                    bind_target(node.target, node.value, scope)
+                for field_name in FIELDS[kind]:
+                    value = getattr(node, field_name)
                     if value.__class__ is list:
-                        stack.extend(v for v in reversed(value) if v is not None)
+                        stack.extend([v for v in reversed(value) if v is not None])
                     elif value is not None:
                         push(value)
         if waiting:
@@ -248,16 +254,18 @@ class Walk:
         self._expressions(made, inner)
 
 
+_KINDS: dict[type, Callable[[Walk, Any, Place], None]] = {
+    **dict.fromkeys((ast.Expr, ast.Return), Walk._value),
+    ast.Assign: Walk._assign,
+    **dict.fromkeys((ast.FunctionDef, ast.AsyncFunctionDef), Walk._function),
+    ast.ClassDef: Walk._class,
+    ast.If: Walk._if,
+    **dict.fromkeys((ast.Import, ast.ImportFrom), Walk._import),
+    **dict.fromkeys((ast.Pass, ast.Break, ast.Continue), Walk._nothing),
+    **dict.fromkeys((ast.Lambda, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp), Walk._deferred),
+}
 _OWN_SCOPE = frozenset({ast.Lambda, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp})
-_LEAVES = frozenset({"ctx", "op", "ops", "conversion", "kind"})
-_FIELDS: dict[type, tuple[str, ...]] = {}
-
-
-def _children(kind: type) -> tuple[str, ...]:
-    """The fields of an expression's class that hold expressions."""
-    if kind not in _FIELDS:
-        _FIELDS[kind] = tuple(name for name in kind._fields if name not in _LEAVES)  # type: ignore[attr-defined]
-    return _FIELDS[kind]
+_FREQUENT = (ast.Constant, ast.Name, ast.Attribute, ast.Call)
 
 
 def _arguments(given: ast.arguments) -> list[ast.arg]:
