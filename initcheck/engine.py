@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from initcheck.collector import collector_slowed
+from initcheck.collector import collector_slowed, pages_kept
 from initcheck.config import Config
 from initcheck.findings import Evidence, Finding, Location
 from initcheck.results import FileResult, FixSummary, Report, RunResult
@@ -65,22 +65,13 @@ def run(paths: Sequence[str | Path], config: Config, tell: Tell | None = None, t
         except OSError as error:
             return f"{path}: cannot be read: {error.strerror or error}"
 
-    outcomes: list[FileResult | str] = []
     interrupted = False
-    INTERRUPTED.clear()
-    with collector_slowed(), ThreadPoolExecutor(max_workers=_workers(config)) as pool:
-        futures = [pool.submit(one, file) for file in files]
-        try:
-            for future in futures:
-                outcomes.append(_awaited(future))
-        except BaseException as error:
-            INTERRUPTED.set()  # else the pool waits for every child's timeout
-            pool.shutdown(wait=False, cancel_futures=True)
-            if not isinstance(error, KeyboardInterrupt) or not config.measure:
-                raise
-            interrupted = True
-    if interrupted:
-        outcomes = [f.result() for f in futures if f.done() and not f.cancelled() and f.exception() is None]
+    with collector_slowed():
+        if config.execute:
+            outcomes, interrupted = _side_by_side(one, files, config)
+        else:  # threads wait for the processes that build models; source rules alone would only take turns
+            pages_kept()
+            outcomes = [one(file) for file in files]
     results = [outcome for outcome in outcomes if isinstance(outcome, FileResult)]
     errors.extend(outcome for outcome in outcomes if isinstance(outcome, str))
     errors.extend(error for result in results for error in result.errors)
@@ -98,9 +89,25 @@ def heard(results: Sequence[FileResult], config: Config, seconds: float) -> Run:
     return Run(result, reader.texts(result))
 
 
-def _workers(config: Config) -> int:
-    """Threads wait for the processes that build models; source rules alone would only take turns."""
-    return max(1, config.jobs) if config.execute else 1
+def _side_by_side(
+    one: Callable[[str], FileResult | str], files: Sequence[str], config: Config
+) -> tuple[list[FileResult | str], bool]:
+    """What ``one`` makes of each file, in several threads; True: interrupted while measuring, so not of all."""
+    outcomes: list[FileResult | str] = []
+    INTERRUPTED.clear()
+    with ThreadPoolExecutor(max_workers=max(1, config.jobs)) as pool:
+        futures = [pool.submit(one, file) for file in files]
+        try:
+            for future in futures:
+                outcomes.append(_awaited(future))
+        except BaseException as error:
+            INTERRUPTED.set()  # else the pool waits for every child's timeout
+            pool.shutdown(wait=False, cancel_futures=True)
+            if not isinstance(error, KeyboardInterrupt) or not config.measure:
+                raise
+        else:
+            return outcomes, False
+    return [f.result() for f in futures if f.done() and not f.cancelled() and f.exception() is None], True
 
 
 def _awaited(future: Future[T]) -> T:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 CODE = "IC101"
 
 _FACTORIES = frozenset({"torch.empty", "torch.Tensor", "torch.FloatTensor", "torch.DoubleTensor", "torch.HalfTensor"})
+_FACTORY_NAMES = tuple(sorted(name.removeprefix("torch.") for name in _FACTORIES))
 _PARAMETER = frozenset({"torch.nn.Parameter", "torch.nn.parameter.Parameter"})
 _LOADED = re.compile(r"load_state_dict|from_pretrained|load_checkpoint|safetensors|torch\.load")
 _LOOPS = frozenset({"parameters", "named_parameters", "modules", "named_modules", "children"})
@@ -150,11 +151,12 @@ def _fix(source: SourceFile, where: Location, attribute: str) -> Fix | None:
 
 def _creations(source: SourceFile) -> Iterator[tuple[ast.stmt, str, str]]:
     """``self.<attribute> = nn.Parameter(torch.empty(...))``, with the text of the factory's name."""
-    for node, _ in source.survey.near(*source.imports.mentions(("Parameter",))).assigns:
+    imports = source.imports
+    for node, _ in source.survey.near_both(imports.mentions(("Parameter",)), imports.mentions(_FACTORY_NAMES)).assigns:
         if not isinstance(node.value, ast.Call):
             continue
         value = node.value
-        if source.imports.resolve(value.func) not in _PARAMETER or not value.args:
+        if imports.resolve(value.func) not in _PARAMETER or not value.args:
             continue
         made = value.args[0]
         if not isinstance(made, ast.Call) or not _is_empty(source, made):

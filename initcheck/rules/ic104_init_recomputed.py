@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from initcheck.findings import Finding
 from initcheck.rules.base import finding
 from initcheck.rules.source_index import init_writes
+from initcheck.source.imports import last_word
 from initcheck.source.statements import assignments
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ _TENSORS = {
     "torch.nn.utils.parametrizations.orthogonal": ("parametrizations.weight.original",),
 }
 """Wrapper to the tensors that it keeps. The old ``spectral_norm`` is not here: it computes from what is written."""
+
+_WRAPPERS = ("orthogonal", "spectral_norm", "weight_norm")
 
 
 def check_source(source: SourceFile) -> Iterator[Finding]:
@@ -56,8 +59,10 @@ def check_source(source: SourceFile) -> Iterator[Finding]:
 
 
 def _wrapped(source: SourceFile, owner: ast.ClassDef) -> Iterator[tuple[str, tuple[str, int]]]:
+    source.survey.near(*source.imports.mentions(_WRAPPERS))  # for the aliases in functions
+    spelled = source.imports.spellings(_WRAPPERS)
     for node in assignments(owner):
-        if not isinstance(node.value, ast.Call):
+        if not isinstance(node.value, ast.Call) or last_word(node.value.func) not in spelled:
             continue
         wrapper = source.imports.resolve(node.value.func) or ""
         if wrapper in _TENSORS and len(node.value.args) == 1 and not node.value.keywords:

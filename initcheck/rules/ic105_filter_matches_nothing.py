@@ -27,6 +27,7 @@ _NEAR = 0.8
 # -- from the source: == with a tail that can be no full name ---------------------------------------------------------
 
 _SUSPECT = re.compile(r"named_(?:parameters|modules)\b")
+_EQUAL = re.compile("==")
 _LOOP = re.compile(r"\.named_(?:parameters|modules|children)\b")
 
 
@@ -37,7 +38,7 @@ def check_source(source: SourceFile) -> Iterator[Finding]:
     if _SUSPECT.search(source.text) is None or "==" not in source.text:
         return
     classes = {node.name: node for _, node in source.classes}
-    for loop, place in source.survey.near(_LOOP).loops:
+    for loop, place in source.survey.near((_LOOP, _EQUAL)).loops:
         variable = _name_variable(loop)
         if variable:
             owner = place.classes[-1].name if place.classes else ""

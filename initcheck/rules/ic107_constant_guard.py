@@ -31,12 +31,15 @@ _OPERANDS = (
 )
 """Of which one matches in such a guard."""
 
+_INITIALISING = re.compile(r"(?:[^\W_]_|init\w*)[\s\\)]*\(", re.I)
+"""The call of something that, by its name, writes a tensor in place."""
+
 
 def check_source(source: SourceFile) -> Iterator[Finding]:
     """Guards of init code in which a bare string, or a class of layers, is an operand of ``or``."""
     if not any(pattern.search(source.text) for pattern in _SUSPECT):
         return
-    for node, _ in source.survey.near(*_OPERANDS).ifs:
+    for node, _ in source.survey.near(*((operand, _INITIALISING) for operand in _OPERANDS)).ifs:
         found = list(_check(source, node))
         if found and _initialises(node):
             yield from found

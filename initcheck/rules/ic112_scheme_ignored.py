@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from initcheck.findings import Finding, Fix, Substitute
 from initcheck.rules.base import finding
-from initcheck.rules.source_index import init_writes
+from initcheck.rules.source_index import init_mentions, init_writes
 
 if TYPE_CHECKING:
     from initcheck.source.file import SourceFile
@@ -128,7 +128,7 @@ def _not_passed_on(
 
 def _passes(source: SourceFile, function: ast.FunctionDef) -> Iterator[Finding]:
     """A branch for a named scheme that does nothing, in a chain whose other branches initialise."""
-    for node, place in source.survey.near(_PASS).ifs:
+    for node, place in source.survey.near_both((_PASS,), init_mentions(source)).ifs:
         if len(node.body) != 1 or not isinstance(node.body[0], ast.Pass) or function not in place.functions:
             continue
         test = node.test

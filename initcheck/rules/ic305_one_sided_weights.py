@@ -53,11 +53,12 @@ def check_source(source: SourceFile) -> Iterator[Finding]:
 
 
 def _creations(source: SourceFile) -> Iterator[tuple[ast.Assign, str, ast.Call]]:
-    for node, _ in source.survey.near(*source.imports.mentions(_DRAWS)).assigns:
+    imports = source.imports
+    for node, _ in source.survey.near_both(imports.mentions(_DRAWS), imports.mentions(("Parameter",))).assigns:
         if len(node.targets) != 1 or not isinstance(node.value, ast.Call):
             continue
         target, value = node.targets[0], node.value
-        if not isinstance(target, ast.Attribute) or source.imports.resolve(value.func) not in _PARAMETER:
+        if not isinstance(target, ast.Attribute) or imports.resolve(value.func) not in _PARAMETER:
             continue
         if not value.args or any(k.arg == "requires_grad" for k in value.keywords):
             continue

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from initcheck.source.file import SourceFile, once
 from initcheck.source.scopes import FunctionNode, Place
 from initcheck.source.statements import assignments
-from initcheck.source.torch_names import DEPRECATED_INITIALISERS, INITIALISERS
+from initcheck.source.survey import Patterns
+from initcheck.source.torch_names import DEPRECATED_INITIALISERS, INITIALISERS, MODULES
 from initcheck.source.walk import Found
 
 _PREFIX = "torch.nn.init."
@@ -77,13 +78,26 @@ class InitWrite:
 
 
 _LAST_NAMES = tuple(sorted({*_NAMES, *_NAMES.values(), *TENSOR_METHODS}))
-_NORM_CALL = re.compile(r"Norm\w*[\s)]*\((?!\s*[\w.]*\s*\))")
-"""A call of what may be a norm layer, one with a single name as its only argument aside."""
+_NORM_CALL = re.compile(
+    r"""
+    Norm(?:[123]d)?[\s)]*\(
+    (?!\s*[^(),=]*(?:,\s*eps\s*=\s*1e-(?:0*[2-9]|1\d)\s*)?(?:,\s*\*\*\w+\s*)?,?\s*\))
+    | Norm\w*\s*=\s*[\w.]*Norm(?:[123]d)?\b
+    """,
+    re.VERBOSE,
+)
+"""A call of a norm layer, but one with a size, a small eps and ``**kwargs`` at most; or another name for the layer."""
+_NORMS = tuple(name for name in MODULES if re.search(r"Norm(?:[123]d)?$", name))
+
+
+def init_mentions(source: SourceFile) -> Patterns:
+    """Of which one matches in every function that initialises something."""
+    return source.imports.mentions(_LAST_NAMES)
 
 
 def init_code(source: SourceFile) -> Found:
     """What stands outside of functions, and in functions that may initialise something."""
-    return source.survey.near(*source.imports.mentions(_LAST_NAMES))
+    return source.survey.near(*init_mentions(source))
 
 
 @once
@@ -104,8 +118,9 @@ def init_writes(source: SourceFile) -> tuple[InitWrite, ...]:
 
 
 def norm_calls(source: SourceFile) -> Iterator[ast.Call]:
-    """Calls, with more than a size, of something whose name says that it is a norm layer."""
-    for call, _ in source.survey.near(_NORM_CALL).calls:
+    """Calls, with more than a size and a small eps, of something whose name says that it is a norm layer."""
+    renamed = (name for name in source.imports.spellings(_NORMS) if "Norm" in name and name not in _NORMS)
+    for call, _ in source.survey.near(_NORM_CALL, *(re.compile(rf"{name}[\s)]*\(") for name in sorted(renamed))).calls:
         function = call.func
         name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
         if "Norm" in name:

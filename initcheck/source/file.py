@@ -24,7 +24,7 @@ from initcheck.source.survey import Survey
 
 __all__ = ["SourceError", "SourceFile", "once"]
 
-_CLASS = re.compile(r"class\b")
+_CLASS = re.compile(r"class[\s\\]+\w+[\s\\]*[(:\[]")
 F = TypeVar("F", bound=Callable[..., Any])
 _GLOBAL_LOCK = threading.Lock()  # warnings.catch_warnings and the garbage collector's switch are global state
 

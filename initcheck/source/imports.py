@@ -108,7 +108,8 @@ class Imports:
         if last not in self._mentions:
             starred = {name for module in self._stars for name in STAR_EXPORTS.get(module, ())}
             bare = self.spellings(last) & (self._bound | starred)
-            self._mentions[last] = (_dotted(last), _IMPORTING, *(re.compile(rf"{name}\b") for name in sorted(bare)))
+            words = (re.compile(rf"{name}\b") for name in sorted(bare))
+            self._mentions[last] = (_dotted(last), (_IMPORTING, _any_of(last)), *words)
         return self._mentions[last]
 
     def spellings(self, last: tuple[str, ...]) -> set[str]:
@@ -129,8 +130,7 @@ class Imports:
             self._bound.update(scope.bindings)
             for name, values in scope.bindings.items():
                 for value in values:
-                    word = "" if value is None else _last(value)
-                    if word and word != name:
+                    if value is not None and (word := last_word(value)) not in ("", name):
                         self._aliases.append((word, name))
         self._read = len(self._survey.scopes)
 
@@ -178,7 +178,12 @@ def _dotted(last: tuple[str, ...]) -> re.Pattern[str]:
     return re.compile(rf"\.\s*(?:{'|'.join(last)})\b")
 
 
-def _last(value: str | ast.expr | None) -> str:
+@functools.cache
+def _any_of(last: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile(rf"\b(?:{'|'.join(last)})\b")
+
+
+def last_word(value: str | ast.expr) -> str:
     """The last word of a dotted name, written or as an expression."""
     if isinstance(value, str):
         return value.rpartition(".")[2]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ast
 
+from initcheck.source.torch_names import words
+
 _NO_NODES = frozenset(
-    "ctx op ops id attr arg name asname module level conversion kind type_comment simple is_async".split()
+    words("ctx op ops id attr arg name asname module level conversion kind type_comment simple is_async")
 )
 """Fields that hold text or numbers, a context or an operator."""
 

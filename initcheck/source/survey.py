@@ -8,6 +8,8 @@ to be resolved.
 from __future__ import annotations
 
 import ast
+import functools
+import itertools
 import re
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
@@ -16,8 +18,10 @@ from initcheck.source.nodes import children
 from initcheck.source.scopes import FunctionNode, Scope
 from initcheck.source.walk import Found, Walk
 
-Patterns = tuple[re.Pattern[str], ...]
-"""Of one of which there must be a match. Each should begin with a literal: the search is then as fast as for a word."""
+Pattern = re.Pattern[str] | tuple[re.Pattern[str], re.Pattern[str]]
+"""It must match; of two, both must. The first should begin with a literal: the search is then as fast as for a word."""
+Patterns = tuple[Pattern, ...]
+"""Of which one must match."""
 
 
 class Survey:
@@ -30,7 +34,7 @@ class Survey:
         self.top, self.outside, self._left_out = self._walk.module(tree)
         self._starts = [_first_line(node) for node, _ in self._left_out]
         self._insides: dict[int, Found] = {}
-        self._indices: dict[re.Pattern[str], set[int]] = {}
+        self._indices: dict[Pattern, set[int]] = {}
         self._near: dict[tuple[int, ...], Found] = {(): self.outside}
 
     @property
@@ -38,18 +42,22 @@ class Survey:
         """Everything; what is walked at once comes first, so with ``near``."""
         return self._joined(range(len(self._left_out)))
 
-    def near(self, *patterns: re.Pattern[str]) -> Found:
+    def near(self, *patterns: Pattern) -> Found:
         """What stands outside of functions and tables, and in those whose text holds a match."""
-        return self._joined(self._holding(patterns))
+        return self._joined(sorted(self._holding(patterns)))
 
-    def functions_near(self, *patterns: re.Pattern[str]) -> set[FunctionNode]:
+    def near_both(self, one: Patterns, other: Patterns) -> Found:
+        """What stands outside of functions and tables, and in those that hold a match of either."""
+        return self._joined(sorted(self._holding(one) & self._holding(other)))
+
+    def functions_near(self, *patterns: Pattern) -> set[FunctionNode]:
         """The functions, those inside of others aside, whose text holds a match."""
         nodes = (self._left_out[index][0] for index in self._holding(patterns))
         return {node for node in nodes if not isinstance(node, ast.Assign)}
 
-    def nodes_near(self, *patterns: re.Pattern[str]) -> Iterator[ast.AST]:
+    def nodes_near(self, *patterns: Pattern) -> Iterator[ast.AST]:
         """All nodes of the file but contexts and operators, and but for functions and tables without a match."""
-        near = set(self._holding(patterns))
+        near = self._holding(patterns)
         far = {node for index, (node, _) in enumerate(self._left_out) if index not in near}
         stack: list[ast.AST] = [self._tree]
         while stack:
@@ -79,15 +87,31 @@ class Survey:
                 scope = self._walk.names.get(name)
         return self.top if scope is None else scope
 
-    def _holding(self, patterns: Patterns) -> list[int]:
-        """Which functions and tables hold a match of one of the patterns, in order."""
+    def _holding(self, patterns: Patterns) -> set[int]:
+        """Which functions and tables hold a match of one of the patterns."""
         held: set[int] = set()
         for pattern in patterns:
             if pattern not in self._indices:
-                lines = _lines(pattern, self._text)
-                self._indices[pattern] = {index for line in lines if (index := self._at(line)) is not None}
+                self._indices[pattern] = self._with(pattern)
             held |= self._indices[pattern]
-        return sorted(held)
+        return held
+
+    def _with(self, pattern: Pattern) -> set[int]:
+        if isinstance(pattern, tuple):
+            first, second = pattern
+            return {index for index in self._holding((first,)) if second.search(self._text, *self._span(index))}
+        lines = _lines(pattern, self._text)
+        return {index for line in lines if (index := self._at(line)) is not None}
+
+    def _span(self, index: int) -> tuple[int, int]:
+        """Where the text of a function or table begins and ends."""
+        before, last = self._starts[index] - 1, self._left_out[index][0].end_lineno or 0
+        return self._lengths[before] + before, self._lengths[last] + last
+
+    @functools.cached_property
+    def _lengths(self) -> list[int]:
+        """Characters in the first 0, 1, 2, ... lines, their ends aside."""
+        return list(itertools.accumulate(map(len, self._text.split("\n")), initial=0))
 
     def _at(self, line: int) -> int | None:
         """Which function (those inside of others aside) or table a line belongs to."""

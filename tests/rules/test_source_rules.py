@@ -177,6 +177,11 @@ FOUND = {
     "IC802 a mode as the slope": ("nn.init.kaiming_normal_(w, 'fan_out')", [("IC802", 1)]),
     "IC802 a name as the gain": ("nn.init.xavier_uniform_(w, 'relu')", [("IC802", 1)]),
     "IC802 momentum as eps": ("bn = nn.BatchNorm2d(64, 0.8)", [("IC802", 1)]),
+    "IC802 momentum as eps, under another name": (
+        "def f():\n    Normed = nn.BatchNorm2d\n    return Normed(64, 0.8)",
+        [("IC802", 3)],
+    ),
+    "IC802 a large eps": ("def f(**given):\n    return nn.LayerNorm(64, eps=1e-1, **given)", [("IC802", 2)]),
     "IC802 momentum as eps, by name": ("bn = nn.BatchNorm1d(64, momentum)", [("IC802", 1)]),
     "IC804": ("nn.init.trunc_normal_(w, mean=0.0, std=0.01, a=-2, b=2)", [("IC804", 1)]),
     "IC805": ("nn.init.kaiming_uniform_(w)\ny = torch.tanh(x)", [("IC805", 1)]),

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ast
 import re
+from pathlib import Path
 
 import pytest
 
 from initcheck.rules.source_index import init_writes
 from initcheck.source.file import SourceFile
+from initcheck.source.nodes import children
 from initcheck.source.statements import assignments
 from initcheck.source.survey import Survey
 
@@ -129,3 +131,26 @@ ALIASES = {
 def test_init_calls_are_found_by_whatever_name(text):
     (write,) = init_writes(SourceFile.parse("a.py", text))
     assert write.key.endswith("weight")
+
+
+def test_of_two_patterns_both_must_match_within_the_same_function():
+    survey = surveyed("def f():\n    one()\n    two()\n\ndef g():\n    one()\n\ndef h():\n    two()\n")
+    one, two = re.compile("one"), re.compile("two")
+    assert [f.name for f, _ in survey.near((one, two)).functions] == ["f"]
+    assert [f.name for f, _ in survey.near_both((one,), (two,)).functions] == ["f"]
+    assert [f.name for f, _ in survey.near(one, two).functions] == ["f", "g", "h"]
+
+
+def test_an_import_inside_a_function_is_looked_into_only_if_it_may_matter():
+    text = (
+        "def f():\n    import os\n    os.stat(x)\n\ndef g():\n    from torch.nn.init import ones_ as one\n    one(w)\n"
+    )
+    source = SourceFile.parse("m.py", text)
+    assert [write.function for write in init_writes(source)] == ["ones_"]
+    assert {f.name for f, _ in source.survey.near(*source.imports.mentions(("ones_",))).functions} == {"g"}
+
+
+def test_children_are_those_of_ast_but_for_what_holds_nothing():
+    empty = (ast.expr_context, ast.boolop, ast.operator, ast.unaryop, ast.cmpop)
+    for node in ast.walk(ast.parse(Path(__file__).read_text(encoding="utf-8"))):
+        assert children(node) == [child for child in ast.iter_child_nodes(node) if not isinstance(child, empty)]
