@@ -20,7 +20,7 @@ import torch
 from initcheck.signal.grid import Spectrum
 from initcheck.signal.kernel import Array, Kernel
 from initcheck.signal.result import GradientKernel
-from initcheck.signal.shape import by_value
+from initcheck.signal.shape import by_value, matched
 from initcheck.signal.texture import Texture, joined
 from initcheck.signal.value import Source, Value
 
@@ -36,6 +36,17 @@ class Term:
     source: Source | None = None
     identity: int = field(default_factory=lambda: next(_identities))
     _effective: list[Kernel] = field(init=False, repr=False, compare=False, default_factory=list)
+
+    @classmethod
+    def reaching(cls, total: Kernel, slope: Array, source: Source, identity: int | None = None) -> Term:
+        """The term with that slope that is ``total`` in all."""
+        delta = matched(total, slope, source)
+        number = next(_identities) if identity is None else identity
+        term = cls(delta, torch.from_numpy(slope), source, number)
+        if total.local is None and total.pairs is None and source.correlation.local is None:
+            whole = [mine if own else 0.0 for mine, own in zip(total.classes, delta.classes, strict=True)]
+            term._effective.append(Kernel(*whole, None, total.profile))
+        return term
 
     def effective(self) -> Kernel:
         """E[g g'] = K_delta times the kernel of the slope, for every class of pairs."""

@@ -41,14 +41,23 @@ def _powers(rho: Array) -> Array:
 
 def _tail_powers(rho: Array) -> Array:
     """The powers that carry the remainder, each the square of the one before."""
-    powers = np.empty((len(rho), len(_OCTAVES)))
-    powers[:, 0] = np.maximum(rho, 0.0) ** (1.4 * ORDER)
-    for k in range(1, len(_OCTAVES)):
-        np.square(powers[:, k - 1], out=powers[:, k])
-    return powers
+    return np.power.outer(np.maximum(rho, 0.0), 1.4 * ORDER * 2.0**_OCTAVES)
 
 
-_AT_TABLE = _powers(_TABLE_RHO), _tail_powers(_TABLE_RHO)
+@dataclass(frozen=True, slots=True)
+class Correlations:
+    """Correlations at which many functions are expanded: their powers."""
+
+    powers: Array
+    tail: Array
+
+    @classmethod
+    def of(cls, rho: Array) -> Correlations:
+        """Of correlations between -1 and 1."""
+        return cls(_powers(rho), _tail_powers(rho))
+
+
+_AT_TABLE = Correlations.of(_TABLE_RHO)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,11 +139,13 @@ class Spectrum:
         if rho.size <= len(_TABLE):
             result = _powers(rho) @ self.squares
             return result if self.remainder is None else np.asarray(result + _tail_powers(rho) @ self.remainder)
-        powers, tail = _AT_TABLE  # many pairs: F is smooth in sqrt(1 - rho), kinks of f included
-        table = powers @ self.squares
-        if self.remainder is not None:
-            table = table + tail @ self.remainder
-        return np.asarray(np.interp(np.sqrt(1.0 - rho), _TABLE, table))
+        # many pairs: F is smooth in sqrt(1 - rho), kinks of f included
+        return np.asarray(np.interp(np.sqrt(1.0 - rho), _TABLE, self.at(_AT_TABLE)))
+
+    def at(self, rho: Correlations) -> Array:
+        """E[f f'] at correlations whose powers are known."""
+        result = rho.powers @ self.squares
+        return result if self.remainder is None else np.asarray(result + rho.tail @ self.remainder)
 
     def kernel(self, correlation: Kernel) -> Kernel:
         """Second moments (not centred) for all classes of pairs."""

@@ -37,9 +37,11 @@ Profile = tuple["Array | None", ...]
 """Relative second moment along each position axis (mean 1); None: flat. Zero padding bends it."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(eq=False, slots=True)
 class Kernel:
-    """E[x x'] (of a gradient) or Cov[x, x'] (of an activation) for each class of pairs.
+    """E[x x'] (of a gradient) or Cov[x, x'] (of an activation) for each class of pairs. Never changed once made.
+
+    (Not declared frozen: a net has thousands of them, and frozen ones take four times as long to make.)
 
     ``local``: same-sample kernel by displacement, one axis per position atom, ``local[0, ..., 0] == same``; beyond
     its end, and along axes of length 1, the kernel is ``far``. None: white. ``profile``: how the elementwise moment is
@@ -82,6 +84,11 @@ class Kernel:
             0.0 if samples else variance,
             0.0 if samples or positions else variance,
         )
+
+    @property
+    def classes(self) -> tuple[float, float, float, float]:
+        """Same, far, cross and sample."""
+        return self.same, self.far, self.cross, self.sample
 
     def map(self, function: Callable[[Array], Array]) -> Kernel:
         """``function`` applied to every entry (it must act elementwise)."""

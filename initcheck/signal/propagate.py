@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import Counter
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.fx
+from numpy.typing import NDArray
 
 from initcheck.signal import ops  # noqa: F401  (registers the rules)
 from initcheck.signal.gradient import Gradient
@@ -38,6 +40,7 @@ _CHANNEL_FIRST = {"conv1d": ("S", "C", "P"), "conv_transpose1d": ("S", "C", "P")
 _TRANSPARENT = {"to", "float", "contiguous", "pad", "dropout", "identity", "type_as", "clone"}
 _UNBOUNDED = "where one weight per channel stands under a batch norm (it goes as 1/|w|, a few channels make it)"
 _LARGE_CONSTANT = 1 << 24
+_SMALL = 1 << 14
 _PAIRS = 100_000_000
 """So many moments of single pairs of positions are kept, over all tensors of a net: 0.8 GB."""
 
@@ -287,17 +290,28 @@ def constant_value(real: torch.Tensor) -> Value:
         return Value(dims, 0.0, Kernel.constant(0.0), iid=True, constant=real, integer=integer)
     numbers = real.detach().resolve_neg().to("cpu", torch.float64).numpy()
     kept = None
-    if not integer and numbers.ndim and numbers.min() <= MASKED < numbers.max():
+    moments = _population(numbers.tobytes()) if numbers.ndim < 2 and numbers.size <= _SMALL else None
+    if moments is None and not integer and numbers.ndim and numbers.min() <= MASKED < numbers.max():
         removed = numbers <= MASKED
         kept = (~removed).sum(-1).astype(float).ravel()
         numbers = numbers[~removed]
     if real.dtype == torch.bool and numbers.ndim >= 2:
         kept = numbers.sum(-1).ravel()
-    mean = float(numbers.mean())
-    variance = float(numbers.var()) if numbers.size > 1 else 0.0
+    mean, variance = moments or _moments(numbers)
     used = {a.role for d in dims for a in d}
     covariance = Kernel.independent(variance, "S" in used, "P" in used)
     return Value(dims, mean, covariance, iid=True, constant=real, integer=integer, kept=kept)
+
+
+def _moments(numbers: NDArray[np.float64]) -> tuple[float, float]:
+    return float(numbers.mean()), float(numbers.var()) if numbers.size > 1 else 0.0
+
+
+@functools.lru_cache(maxsize=256)
+def _population(values: bytes) -> tuple[float, float] | None:
+    """Mean and variance of what most constants are, running statistics of zeros and ones; None where some are masks."""
+    numbers = np.frombuffer(values)
+    return None if numbers.min() <= MASKED < numbers.max() else _moments(numbers)
 
 
 def _three_dims(node: torch.fx.Node) -> tuple[Role, ...]:

@@ -95,7 +95,7 @@ class Axis:
         return np.divide(self.mean**2, self.single, out=np.zeros_like(self.mean), where=self.single > 0)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(eq=False, slots=True)
 class Resolved:
     """``own``: E[x_p²] by class, one axis per position axis; ``pairs``: E[x_p x_q'] of two samples, (p..., q...).
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -84,9 +85,11 @@ def _direction(x: Tensor) -> int:
 
 def _steep(x: Tensor, y: Tensor, slope: Tensor) -> Tensor:
     """The cells between neighbouring points whose rise the slopes at their ends do not give."""
-    said = (x[1:] - x[:-1]) * (slope[1:] + slope[:-1]) / 2
-    missed = (y[1:] - y[:-1] - said).abs()
-    return missed > _MISSED * (y.max() - y.min())
+    at, reached, rising = x.detach().numpy(), y.detach().numpy(), slope.detach().numpy()
+    with np.errstate(all="ignore"):
+        said = (at[1:] - at[:-1]) * (rising[1:] + rising[:-1]) * 0.5
+        missed = np.abs(reached[1:] - reached[:-1] - said)
+        return torch.from_numpy(np.asarray(missed > _MISSED * (reached.max() - reached.min())))
 
 
 def _squares(function: Callable[[Tensor], Tensor], low: float, high: float, depth: int) -> tuple[Tensor, Tensor]:

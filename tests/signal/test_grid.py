@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
+import pytest
 import torch
 
+from initcheck.signal.gradient import Term
 from initcheck.signal.grid import Spectrum, nodes, on_grid
 from initcheck.signal.kernel import Kernel
 from initcheck.signal.ops.linear import sum_of_few
-from initcheck.signal.shape import quantiles
+from initcheck.signal.shape import given_part, normal_cdf, quantiles
 from initcheck.signal.value import Value, dims_of
 
 
@@ -50,3 +54,25 @@ def test_a_sum_of_few_does_not_hang_on_the_last_bit() -> None:
     assert rounded is not None
     assert np.allclose(exact, rounded, rtol=1e-9)
     assert sum_of_few(positive, 65.0) is None
+
+
+@pytest.mark.parametrize("spread", [0.3, 1.0, 3.0])
+def test_what_a_summand_knows_of_a_jump_in_the_sum(spread: float) -> None:
+    """E[1(x + s z > c) | x] = Phi((x - c) / s), and its mean over x ~ N(0, 1) is Phi(-c / sqrt(1 + s²))."""
+    at = nodes(0)
+    u = np.sqrt(1 + spread**2) * at.z
+    given = given_part((u > 0.2) * 1.0, u, at.z, spread * quantiles(at.z, at.weights))
+    near, mean = np.abs(at.z) < 5, np.array([-0.2 / np.sqrt(1 + spread**2)])
+    assert np.allclose(given[near], normal_cdf((at.z[near] - 0.2) / spread), atol=6e-3)
+    assert float(at.weights @ given) == pytest.approx(normal_cdf(mean).item(), rel=4e-3)
+
+
+def test_a_sloped_term_is_in_all_what_it_was_made_to_be() -> None:
+    value = Value(dims_of((4, 6, 5), ("S", "C", "P")), 0.3, Kernel(1.0, 0.4, 0.3, 0.2))
+    source = value.own_source()
+    total = Kernel(2.0, 0.5, 0.7, 0.1, None, (np.linspace(0.6, 1.4, 5),))
+    term = Term.reaching(total, np.sqrt(1.0 + np.tanh(source.at.z)), source)
+    product = replace(term).effective()  # a copy does not know it yet
+    assert term.effective().classes == pytest.approx(total.classes, rel=1e-12)
+    assert product.classes == pytest.approx(total.classes, rel=1e-12)
+    assert np.allclose(product.profile[0], total.profile[0], rtol=1e-12)

@@ -15,7 +15,7 @@ import torch.fx
 from initcheck.signal.gradient import Gradient, Term
 from initcheck.signal.kernel import Array, Kernel, Profile
 from initcheck.signal.rule import Call, Flow, Result, Rule, Unknown, register, shape_of
-from initcheck.signal.shape import matched, quantiles, sum_shape
+from initcheck.signal.shape import quantiles, sum_shape
 from initcheck.signal.value import Atom, Dim, Dims, Role, Value, axis_of, settle
 
 
@@ -171,8 +171,7 @@ class Concatenate(Rule):
             own = np.interp(value.own_grid().double().numpy(), u, square)
             share = kernel * (float(source.at.weights @ own) / level)
             slope = np.sqrt(own)
-            delta = matched(settle(share, value.dims), slope, source)
-            yield node, Gradient.of(Term(delta, torch.from_numpy(slope), source))
+            yield node, Gradient.of(Term.reaching(settle(share, value.dims), slope, source))
 
 
 def part_of(k: Kernel, level: float) -> Kernel:

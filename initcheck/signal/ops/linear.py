@@ -19,7 +19,7 @@ from initcheck.signal.kernel import Array, Kernel, Profile
 from initcheck.signal.ops.normalisation import FEW
 from initcheck.signal.resolved import Axis, Resolved
 from initcheck.signal.rule import Call, Flow, Result, Rule, Unknown, register, shape_of
-from initcheck.signal.shape import matched, weight_shares
+from initcheck.signal.shape import weight_shares
 from initcheck.signal.smoothing import Smoother, smoothed, smoothed_profile
 from initcheck.signal.texture import Texture, kernels_of, reached
 from initcheck.signal.unlike_channels import variance_spread
@@ -585,7 +585,7 @@ def few_inputs(kernel: Kernel, x: Value, fan: float, square: Array | None, y: Va
     if not level > 0:
         return Gradient.fresh(kernel)
     slope = np.sqrt(np.maximum(given / level, 0.0))
-    return Gradient.of(Term(matched(kernel, slope, source), torch.from_numpy(slope), source))
+    return Gradient.of(Term.reaching(kernel, slope, source))
 
 
 _HERMITE = np.polynomial.hermite_e.hermegauss(24)

@@ -6,7 +6,6 @@ import math
 from dataclasses import replace
 
 import numpy as np
-import torch
 
 from initcheck.signal.gradient import Gradient, Term
 from initcheck.signal.grid import nodes
@@ -14,7 +13,7 @@ from initcheck.signal.kernel import Array, Kernel
 from initcheck.signal.ops.joining import leaves, mixed_shape
 from initcheck.signal.reduce import inverse_bias
 from initcheck.signal.rule import Call, Flow, Result, Rule, Unknown, register
-from initcheck.signal.shape import SHARES, matched, product_quantiles, quantiles, sum_shape
+from initcheck.signal.shape import SHARES, product_quantiles, quantiles, sum_shape
 from initcheck.signal.texture import Texture
 from initcheck.signal.unlike_channels import InverseVariance, inverse_variance
 from initcheck.signal.value import Atom, Echo, Value, settle
@@ -206,11 +205,12 @@ class BatchNorm(Normalisation):
                 kernel = kernel * (1.0 / gradient.weight_bias)
             eps = float(call.plain("eps", 1e-5))
             share = 1.0 - eps * inverse**2
-            few_samples = inverse_variance_bias(source.correlation, samples, sizes, 0.0, share)
+            batch = batch_fluctuation(source.correlation, samples, sizes)
+            few_samples = inverse_variance_bias(batch, share)
             texture = None if x.texture is None or x.parts else divided_by_channel(gradient, x.texture, share)
             own = x.fluctuation - x.inherited
-            weight_bias = inverse_variance_bias(source.correlation, samples, sizes, own, share) / few_samples
-            before = inverse_variance_bias(source.correlation, samples, sizes, x.inherited, share) / few_samples
+            weight_bias = inverse_variance_bias(batch + own, share) / few_samples
+            before = inverse_variance_bias(batch + x.inherited, share) / few_samples
             bias = weight_bias * before if texture is None else float(texture.channels.mean())
             weight_bias = weight_bias if texture is None else 1.0
             kernel = kernel * (few_samples * bias)
@@ -265,8 +265,7 @@ def among_channels(flow: Gradient, whole: Kernel, unlike: InverseVariance, x: Va
     slope = np.sqrt(unlike.given)
     for term in flow.terms.values():
         slope = slope if term.slope is None else slope * term.slope.numpy()
-    kernel = matched(whole * unlike.mean, slope, source)
-    return Gradient.of(Term(kernel, torch.from_numpy(slope), source))
+    return Gradient.of(Term.reaching(whole * unlike.mean, slope, source))
 
 
 def slope_to_keep(gradient: Gradient, out: Value, x: Value) -> Array | None:
@@ -292,7 +291,7 @@ def sloped(kernel: Kernel, square: Array, out: Value, x: Value) -> Gradient:
     """
     source, behind = x.own_source(), out.own_source().at.z
     slope = np.sqrt(np.maximum(np.interp(source.at.z, behind, square), 0.0))
-    return Gradient.of(Term(matched(kernel, slope, source), torch.from_numpy(slope), source))
+    return Gradient.of(Term.reaching(kernel, slope, source))
 
 
 def divided(k: Kernel, average: float, eps: float) -> Kernel:
@@ -304,16 +303,18 @@ def divided(k: Kernel, average: float, eps: float) -> Kernel:
     return result.with_resolved(k.resolved.centred(average).normalised(eps))
 
 
-def inverse_variance_bias(rho: Kernel, samples: int, sizes: tuple[int, ...], fluctuation: float, share: float) -> float:
-    """E[1/s²] E[s²] for the variance s² of a channel over one batch.
+def batch_fluctuation(rho: Kernel, samples: int, sizes: tuple[int, ...]) -> float:
+    """Relative variance of a channel's variance s² over one batch: 2 avg(rho²) over all of its pairs (Isserlis)."""
+    return 2.0 * (rho * rho).mean_over(samples, sizes)
 
-    Var[s²] = 2 sigma⁴ avg(rho²) over all pairs of the batch (Isserlis), so that few effectively independent samples
-    make
-    the inverse larger on average: nu/(nu - 2) for a chi-square with 2/nu = that relative variance. So do few weights
-    per channel (depthwise kernels), whose sum of squares differs from channel to channel (``fluctuation``).
-    ``share``: the part of s² + eps that is s².
+
+def inverse_variance_bias(relative: float, share: float) -> float:
+    """E[1/s²] E[s²] for the variance s² of a channel over one batch, ``relative`` its relative variance.
+
+    Few effectively independent samples make the inverse larger on average: nu/(nu - 2) for a chi-square with 2/nu =
+    that relative variance. So do few weights per channel (depthwise kernels), whose sum of squares differs from channel
+    to channel. ``share``: the part of s² + eps that is s².
     """
-    relative = 2.0 * (rho * rho).mean_over(samples, sizes) + fluctuation
     return 1.0 / (1.0 - min(max(relative * share**2, 0.0), 0.5))
 
 

@@ -239,12 +239,14 @@ class Elementwise(Rule):
     ) -> torch.Tensor:
         """The recorded function itself, called on grid values (``leaves`` override them, for autograd)."""
 
+        written = call.node.meta.get("inplace") or any(a is True for a in call.node.args)
+
         def substitute(node: torch.fx.Node) -> Any:
             if leaves is not None and node in leaves:
-                return leaves[node].clone()
+                return leaves[node].clone() if written else leaves[node]
             value = values[node]
             if not is_number(value):
-                return value.own_grid().clone()
+                return value.own_grid().clone() if written else value.own_grid()
             if call.node.meta.get("inplace") and (moving := [v for v in values.values() if not is_number(v)]):
                 return torch.full_like(moving[0].own_source().u, value.mean)
             if value.constant is not None and value.constant.numel() == 1:
@@ -280,13 +282,13 @@ class Elementwise(Rule):
         for node, value in wanted:
             grid = value.own_grid() if not is_number(value) else torch.full_like(like.own_source().u, value.mean)
             if grid.is_floating_point():
-                leaves[node] = grid.detach().clone().requires_grad_(True)
+                leaves[node] = grid.detach().requires_grad_(True)
         if not leaves:
             return
         result = self.on_grid(call, dict(operands), leaves)
         if not result.is_floating_point() or not result.requires_grad:
             return
-        slopes = torch.autograd.grad(result.sum(), list(leaves.values()), allow_unused=True)
+        slopes = torch.autograd.grad(result, list(leaves.values()), torch.ones_like(result), allow_unused=True)
         for (node, value), slope in zip([(n, v) for n, v in wanted if n in leaves], slopes, strict=True):
             if slope is None:
                 continue
@@ -485,8 +487,8 @@ class Sum(Elementwise):
             rest = sum_of(others) + (call.out.mean - sum(f * v.mean for f, v in others) - factor * value.mean)
             u = call.out.own_source().u.numpy()
             slope = np.sqrt(np.maximum(given_part(square, u, part, rest), 0.0))
-            kernel = settle(matched(total * factor**2, slope, source), value.dims)
-            whole = Gradient.of(Term(kernel, torch.from_numpy(slope), source, identity))
+            kernel = settle(total * factor**2, value.dims)
+            whole = Gradient.of(Term.reaching(kernel, slope, source, identity))
             yield node, biased(whole, gradient.weight_bias, value).textured(signed(texture, factor))
 
 
@@ -632,10 +634,9 @@ class Product(Elementwise):
         rest = quantiles(unseen.own_grid().double().numpy(), unseen.own_source().at.weights)
         expected = given_factor(square, u, known.own_grid().double().numpy(), rest, weighted=whole)
         slope = np.sqrt(np.maximum(expected, 0.0))
-        total = kernel * other.second if whole else kernel
-        term = Term(matched(total, slope, source), torch.from_numpy(slope), source)
         if whole:
-            return Gradient.of(replace(term, kernel=settle(term.kernel, value.dims)))
+            return Gradient.of(Term.reaching(settle(kernel * other.second, value.dims), slope, source))
+        term = Term(matched(kernel, slope, source), torch.from_numpy(slope), source)
         return Gradient.fresh(unbroadcast(term.weighted(known.own_grid()), call.out.dims, shape))
 
 
