@@ -44,8 +44,8 @@ class Term:
         number = next(_identities) if identity is None else identity
         term = cls(delta, torch.from_numpy(slope), source, number)
         if total.local is None and total.pairs is None and source.correlation.local is None:
-            whole = [mine if own else 0.0 for mine, own in zip(total.classes, delta.classes, strict=True)]
-            term._effective.append(Kernel(*whole, None, total.profile))
+            same, far, cross, sample = (a if b else 0.0 for a, b in zip(total.classes, delta.classes, strict=True))
+            term._effective.append(Kernel(same, far, cross, sample, None, total.profile))
         return term
 
     def effective(self) -> Kernel:

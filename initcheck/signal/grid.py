@@ -41,7 +41,7 @@ def _powers(rho: Array) -> Array:
 
 def _tail_powers(rho: Array) -> Array:
     """The powers that carry the remainder, each the square of the one before."""
-    return np.power.outer(np.maximum(rho, 0.0), 1.4 * ORDER * 2.0**_OCTAVES)
+    return np.asarray(np.power.outer(np.maximum(rho, 0.0), 1.4 * ORDER * 2.0**_OCTAVES))
 
 
 @dataclass(frozen=True, slots=True)

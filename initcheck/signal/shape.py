@@ -152,7 +152,7 @@ def given_part(square: Array, u: Array, part: Array, rest: Array) -> Array:
     if not (step > 1e-12 * (abs(low) + abs(least)) and math.isfinite(step)):
         return np.full_like(part, np.interp(low + rest, u, square) @ SHARES)
     # at every point of an even grid the correlation of w² with what of ``rest`` lies in each of its cells
-    even = cell_means(square, u, low + least + step * (np.arange(_CELLS + 4) - 0.5))
+    even = cell_means(square, u, np.asarray(low + least + step * (np.arange(_CELLS + 4) - 0.5)))
     place = (rest - least) / step
     cell = place.astype(np.intp)
     above = (place - cell) * SHARES
