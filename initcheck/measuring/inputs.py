@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.fx
 
 from initcheck.measuring.device import map_tensors, tensors_of
+from initcheck.signal.raw_inputs import reads_bytes
 
 
 def fresh_inputs(args: tuple[Any, ...], kwargs: dict[str, Any], generator: torch.Generator) -> tuple[Any, Any]:
@@ -26,6 +28,24 @@ def fresh_inputs(args: tuple[Any, ...], kwargs: dict[str, Any], generator: torch
             order = torch.randperm(tensor.numel(), generator=generator)
             return tensor.detach().cpu().reshape(-1)[order].reshape(tensor.shape)
         return tensor
+
+    return map_tensors(args, change), map_tensors(kwargs, change)
+
+
+def as_read(
+    graph: torch.fx.Graph, args: tuple[Any, ...], kwargs: dict[str, Any], generator: torch.Generator
+) -> tuple[Any, Any]:
+    """Inputs that only stand for a shape, as the forward reads them: bytes where it divides them by 255."""
+    placeholders = [node for node in graph.nodes if node.op == "placeholder"]
+    given = tensors_of((args, kwargs))
+    if len(placeholders) != len(given):
+        return args, kwargs
+    raw = {id(tensor) for node, tensor in zip(placeholders, given, strict=True) if reads_bytes(node)}
+
+    def change(tensor: torch.Tensor) -> torch.Tensor:
+        if id(tensor) not in raw:
+            return tensor
+        return torch.randint(0, 256, tensor.shape, generator=generator).to(tensor.device, tensor.dtype)
 
     return map_tensors(args, change), map_tensors(kwargs, change)
 

@@ -19,7 +19,7 @@ from initcheck.measuring.copying import random_state_kept, throwaway_copy
 from initcheck.measuring.data import as_batch, described, load_batches
 from initcheck.measuring.device import find_device
 from initcheck.measuring.errors import DataError, MeasureError
-from initcheck.measuring.inputs import batch_size, with_batch
+from initcheck.measuring.inputs import as_read, batch_size, with_batch
 from initcheck.measuring.memory import fitting_batch
 from initcheck.measuring.passes import PRECISIONS, RealPass, measure_pass
 from initcheck.measuring.table import Known, Passes, rows
@@ -197,6 +197,8 @@ def measure_suggested(
             known, _ = _prediction(model, args, kwargs, trace.mode, batches)
         except RuntimeError as error:
             raise DataError(f"the data does not fit the model: {error} ({described(batches[0])})") from error
+    else:
+        args, kwargs = as_read(trace.graph, tuple(args), dict(kwargs), torch.Generator().manual_seed(0))
     return _Run(model, args, kwargs, trace.mode, options, batches, known, progress, partial).whole()
 
 

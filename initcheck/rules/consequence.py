@@ -182,15 +182,15 @@ def judge(trace: Trace, signal: Signal) -> Consequence:
     if not steps or steps[0].sample_std == 0:
         return NOTHING  # nothing is known to depend on the input (token ids that are all alike): no net can be judged
     reach = max(step.reach for step in steps)
-    share = min((step.share for step in steps), default=1.0)
+    telling = [step for step in steps if not _is_zero_layer(step)] or list(steps)
+    share = min(step.share for step in telling)
     overflow = _overflow(trace, signal)
     if overflow:
         grown = max(s.gradient for s in steps) > 1 / PART
         return Consequence("exploding", Severity.ERROR, reach, True, grown, steps, overflow, share)
-    low = _vanishing(reach, share, steps)
-    lost = (
-        share < RESOLUTION and steps[-1].share < RESOLUTION
-    )  # the features are constants: no layer's gradient is left either
+    last = telling[-1].share
+    low = _vanishing(reach, share, last, steps)
+    lost = share < RESOLUTION and last < RESOLUTION  # the features are constants: no layer's gradient is left either
     if low is not None and (reach > 0 or lost):
         low = min(low, Severity.WARNING) if lost and _rounding_speaks(trace, signal) else low
         forward = min(s.sample_std for s in steps) < PART * _entry(steps[0])
@@ -320,17 +320,22 @@ def _entry(first: Step) -> float:
     return first.sample_std if "Embedding" in first.row.kind else max(first.sample_std, 1.0)
 
 
+def _is_zero_layer(step: Step) -> bool:
+    """Weights of zero: the output says nothing yet of what the layer reads, and does after the first step."""
+    return step.row.weight_std == 0 and step.sample_std == 0 and not _is_elementwise(step.row.kind)
+
+
 def _share(row: LayerRow) -> float:
     """Input-dependent part of the layer's scale; 1 for an output that is all zero, of which there is nothing to say."""
     total = math.hypot(row.forward_std or 0.0, row.forward_mean or 0.0)
     return (row.sample_std or 0.0) / total if total > 0 else 1.0
 
 
-def _vanishing(reach: float, share: float, steps: Sequence[Step]) -> Severity | None:
+def _vanishing(reach: float, share: float, last: float, steps: Sequence[Step]) -> Severity | None:
     cut = VANISHING_ERROR if len(steps) >= LONG_CHAIN else SHORT_CHAIN_ERROR
     bounded = sum(step.row.activation in _BOUNDED for step in steps) > len(steps) / 2
     drowned = DEAD_SHARE_BOUNDED if bounded else DEAD_SHARE
-    dead = share < drowned and steps[-1].share < drowned  # a skip connection may carry the input past a dead stretch
+    dead = share < drowned and last < drowned  # a skip connection may carry the input past a dead stretch
     if reach < cut or (dead and reach < VANISHING_WARNING):
         return Severity.ERROR
     if reach < VANISHING_WARNING:

@@ -14,11 +14,15 @@ import torch
 import torch.fx
 from numpy.typing import NDArray
 
-from initcheck.signal import ops  # noqa: F401  (registers the rules)
+from initcheck.signal import (
+    ops,  # noqa: F401  (registers the rules)
+    raw_inputs,
+)
 from initcheck.signal.gradient import Gradient
 from initcheck.signal.inputs import described, given_value
 from initcheck.signal.kernel import Kernel
 from initcheck.signal.layers import layer_rows
+from initcheck.signal.raw_inputs import reads_bytes
 from initcheck.signal.result import GradientKernel, Moments, Signal
 from initcheck.signal.rule import RULES, Call, NotReady, Rule, Unknown, shape_of
 from initcheck.signal.shape import even_kurtosis, even_shape
@@ -130,6 +134,9 @@ class _Run:
         if given is not None:
             covariance = Kernel(given.variance, given.v_c + given.v_s, given.v_c, given.v_c)
             return Value(dims, given.mean, covariance).settled()
+        if reads_bytes(node):
+            self.notes.append(f"input {node.target} taken as bytes, 0 to 255, which the forward brings to scale")
+            return Value(dims, raw_inputs.MEAN, covariance * raw_inputs.VARIANCE, integer=integer)
         mean, variance = _integers(node) if integer else (0.0, 1.0)
         return Value(dims, mean, covariance * variance, integer=integer)
 

@@ -103,6 +103,24 @@ def test_a_healthy_model_has_no_after():
     assert all(row.after_forward_std is None for row in measurement.rows)
 
 
+class Pixels(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Conv2d(3, 64, 3), nn.ReLU(), nn.Flatten(), nn.Linear(2304, 64))
+
+    def forward(self, x):
+        return self.net(x / 255.0)
+
+
+def test_an_example_of_a_shape_is_measured_as_the_forward_reads_it():
+    """Bytes, where it divides by 255: as they are predicted."""
+    torch.manual_seed(0)
+    model, x = Pixels(), torch.randn(16, 3, 8, 8)
+    traced = trace(model, (x,), {})
+    rows = measure_suggested(model, traced, propagate(traced), (x,), {}).rows
+    assert all(row.predicted_forward_std == pytest.approx(row.measured_forward_std, rel=0.3) for row in rows)
+
+
 def test_bad_arguments_are_named():
     with pytest.raises(TypeError, match=r"must be a torch\.nn\.Module, got function"):
         initcheck.measure(lambda x: x, torch.randn(2))

@@ -291,6 +291,61 @@ def test_a_huge_tied_table_is_to_blame_by_each_of_its_names(norm: type[nn.Module
     assert [(f.code, f.parameter) for f in findings] == [(code, "shared.weight")]
 
 
+class ScreenReader(nn.Module):
+    """A value net on a game's screen (Mnih et al. 2015), its two heads dueling (Wang et al. 2016)."""
+
+    def __init__(self, divisor: float) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(4, 32, 8, stride=4), nn.ReLU(), nn.Conv2d(32, 64, 4, stride=2), nn.ReLU(),
+            nn.Conv2d(64, 64, 3), nn.ReLU(), nn.Flatten(), nn.Linear(1024, 128), nn.ReLU(),
+        )  # fmt: skip
+        self.value, self.advantage, self.divisor = nn.Linear(128, 1), nn.Linear(128, 6), divisor
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.features(x / self.divisor)
+        advantage = self.advantage(h)
+        return self.value(h) + advantage - advantage.mean(1, keepdim=True)
+
+
+def test_what_a_forward_divides_by_255_are_bytes() -> None:
+    """Of N(0, 1) numbers such a net would see next to nothing; for bytes torch's default is good enough."""
+    torch.manual_seed(0)
+    assert loud(audit(ScreenReader(255.0), torch.randn(4, 4, 64, 64))) == []
+    assert loud(audit(ScreenReader(2000.0), torch.randn(4, 4, 64, 64))) == ["IC202"]
+
+
+def test_a_head_of_zeros_beside_another_is_no_dead_net() -> None:
+    torch.manual_seed(0)
+    net = ScreenReader(2000.0)
+    nn.init.zeros_(net.advantage.weight)
+    assert all(f.severity < 2 for f in audit(net, torch.randn(4, 4, 64, 64)))
+
+
+def test_biased_branches_that_end_in_zeros_before_a_head_of_zeros_start_well() -> None:
+    """Fixup with small biases: each layer learns in its turn, from the head backwards."""
+    torch.manual_seed(0)
+    net = mlp(9, 32, nn.ReLU, he)
+    layers = [m for m in net if isinstance(m, nn.Linear)]
+
+    class Branches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList(layers)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.layers[0](x)
+            for first, second in zip(self.layers[1:-1:2], self.layers[2:-1:2], strict=True):
+                x = x + second(torch.relu(first(torch.relu(x))))
+            return self.layers[-1](x)
+
+    for index, layer in enumerate(layers):
+        nn.init.constant_(layer.bias, 0.01)
+        if (index and index % 2 == 0) or index == len(layers) - 1:
+            nn.init.zeros_(layer.weight)
+    assert loud(audit(Branches(), X)) == []
+
+
 def test_a_constant_before_a_norm_comes_back_by_its_rounding() -> None:
     """In exact arithmetic the ReLUs behind it stay shut; as it is, the first steps of Adam bring the net back."""
 
@@ -312,7 +367,7 @@ def test_a_constant_before_a_norm_comes_back_by_its_rounding() -> None:
         steps.zero_grad()
         loss.backward()
         steps.step()
-    assert float(loss) < 0.5
+    assert loss.item() < 0.5
 
 
 def test_a_huge_layer_before_a_norm_is_harmless() -> None:

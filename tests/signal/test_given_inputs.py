@@ -113,3 +113,41 @@ def test_one_sample_and_vectors() -> None:
     value = given_value(torch.from_numpy(np.arange(8.0)), ("C",))
     assert value is not None
     assert value.variance == pytest.approx(5.25)
+
+
+class Bytes(nn.Module):
+    """Several ways of bringing an input to scale; what else is done to it decides whether it holds bytes."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how, self.conv = how, nn.Conv2d(3, 512, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.how == "division":
+            x = x.permute(0, 3, 1, 2).float() / 255
+        elif self.how == "product":
+            x = x.permute(0, 3, 1, 2) * (1.0 / 255.0)
+        elif self.how == "centred":
+            x = (x.permute(0, 3, 1, 2) - 127.5) / 127.5
+        else:
+            x = x.permute(0, 3, 1, 2) / 255 + x.permute(0, 3, 1, 2)
+        return self.conv(x)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.uint8])
+@pytest.mark.parametrize("how", ["division", "product", "centred"])
+def test_an_input_that_is_divided_by_255_holds_bytes(how: str, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    net = Bytes(how)
+    real = torch.randint(0, 256, (64, 8, 8, 3)).to(dtype)
+    example = torch.randint(0, 2, (64, 8, 8, 3)).to(dtype)
+    row = propagate(trace(net, (example,), {})).layers[0]
+    assert row.forward_std == pytest.approx(float(net(real).std()), rel=0.25)
+    assert row.sample_std == pytest.approx(float(net(real).var((0, 2, 3)).mean() ** 0.5), rel=0.1)
+
+
+def test_an_input_that_is_also_read_as_it_is_holds_none() -> None:
+    signal = propagate(trace(Bytes("both"), (torch.randn(64, 8, 8, 3),), {}))
+    assert not any("bytes" in note for note in signal.notes)
+    assert signal.layers[0].forward_std is not None
+    assert signal.layers[0].forward_std < 3
