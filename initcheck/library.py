@@ -50,8 +50,8 @@ def analyze(
         example_inputs: one tensor, a sequence of positional arguments, or a mapping of keyword arguments.
         mode: ``"train"`` (dropout active, batch norm uses the batch) or ``"eval"``.
         input_statistics: ``"normal"``: of the inputs only shapes and dtypes count, they are taken to be independent
-            N(0, 1) numbers (bytes, where the forward divides them by 255), tokens uniform; ``"given"``: the examples are
-            data, and their mean, variance, distribution and correlation between positions and samples are used (and
+            N(0, 1) numbers (bytes, where the forward divides them by 255), tokens uniform; ``"given"``: the examples
+            are data, and their mean, variance, distribution and correlation between positions and samples are used (and
             said in ``notes``).
 
     Returns:
