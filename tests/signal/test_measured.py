@@ -178,6 +178,12 @@ class JoinedStream(nn.Module):
         return self.head(x)
 
 
+def padded_maximum() -> nn.Module:
+    """What is padded is rectified, neither normal nor log-normal, and the winners know that."""
+    pooled = [m for _ in range(3) for m in (nn.ZeroPad2d((0, 1, 0, 1)), nn.MaxPool2d(2, 1), unit(64, 64, 3))]
+    return nn.Sequential(unit(16, 64, 3), *pooled, nn.Conv2d(64, 64, 1))
+
+
 def depthwise() -> nn.Module:
     """Few weights to a unit and no norm by channel: what a large kernel makes large meets another slope."""
 
@@ -453,6 +459,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "blurred": (blurred, (8, 16, 24, 24)),
     "gated": (gated, (8, 16, 8, 8)),
     "activated-shortcuts": (activated_shortcuts, (8, 16, 8, 8)),
+    "padded-maximum": (padded_maximum, (8, 16, 20, 20)),
     "joined-stream": (lambda: JoinedStream(64), (8, 16, 8, 8)),
     "depthwise": (depthwise, (8, 16, 12, 12)),
     "channels-apart": (channels_apart, (8, 16, 10, 10)),

@@ -137,7 +137,9 @@ class Concatenate(Rule):
         square = gradient.square_slope(call.out) if call.out.parts else None
         kernel = gradient.collapsed().without_local()
         if square is not None:
-            yield from self._sloped(call, parts, kernel, square)
+            for node, value in parts:
+                if not (value.iid or value.constant is not None):
+                    yield node, by_element(kernel, square, call.out, value)
             return
         axis = axis_of(dims, dim)
         along = len(dims[dim]) == 1 and dims[dim][0].role == "P" and axis < len(kernel.profile)
@@ -157,21 +159,19 @@ class Concatenate(Rule):
                 share = part_of(replace(kernel, profile=tuple(axes), pairs=None), level)
             yield node, Gradient.of(Term(settle(share, value.dims)))
 
-    def _sloped(self, call: Call, parts: list[tuple[torch.fx.Node, Value]], kernel: Kernel, square: Array) -> Flow:
-        """Channels side by side, where the gradient depends on the element: each part has it by its own elements.
 
-        ``square``: E[g² | element], relative, on the grid of the whole. A part gets its mean over the part's elements.
-        """
-        whole = call.out.own_source()
-        u, level = whole.u.double().numpy(), max(float(whole.at.weights @ square), 1e-300)
-        for node, value in parts:
-            if value.iid or value.constant is not None:
-                continue
-            source = value.own_source()
-            own = np.interp(value.own_grid().double().numpy(), u, square)
-            share = kernel * (float(source.at.weights @ own) / level)
-            slope = np.sqrt(own)
-            yield node, Gradient.of(Term.reaching(settle(share, value.dims), slope, source))
+def by_element(kernel: Kernel, square: Array, whole: Value, part: Value, of_whole: bool = True) -> Gradient:
+    """The gradient of some of the elements of ``whole``, where it depends on the element: by their own distribution.
+
+    ``square``: E[g² | element], relative, on the grid of the whole. ``of_whole``: ``kernel`` is that of all elements.
+    """
+    known, source = whole.own_source(), part.own_source()
+    level = max(float(known.at.weights @ square), 1e-300)
+    if source is not known:
+        square = np.interp(part.own_grid().double().numpy(), known.u.double().numpy(), square)
+        kernel = kernel * (float(source.at.weights @ square) / level) if of_whole else kernel
+    slope = np.sqrt(square)
+    return Gradient.of(Term.reaching(settle(kernel, part.dims), slope, source))
 
 
 def part_of(k: Kernel, level: float) -> Kernel:

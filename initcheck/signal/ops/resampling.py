@@ -13,11 +13,12 @@ from torch.nn.functional import interpolate
 
 from initcheck.signal.gradient import Gradient
 from initcheck.signal.kernel import Array, Kernel
-from initcheck.signal.ops.joining import part_of
+from initcheck.signal.ops.joining import by_element, part_of
 from initcheck.signal.ops.linear import Window, axis_through, resolved_of
 from initcheck.signal.ops.views import Passing
 from initcheck.signal.resolved import Resolved
 from initcheck.signal.rule import Call, Flow, Result, Rule, register
+from initcheck.signal.shape import quantiles, sum_shape
 from initcheck.signal.value import Atom, Dim, Dims, Role, Value, settle
 
 
@@ -45,7 +46,9 @@ class Pad(Rule):
         if fill == -math.inf:
             return value.viewed(new, local=value.covariance.local).settled()
         if mode != "constant":
-            return value.fresh(new).settled()
+            shape = None if value.normal or value.iid else padded_shape(value, 1.0, 0.0)
+            changes = {} if shape is None else {"shape_on_grid": shape, "positive": False, "negative": False}
+            return value.fresh(new, **changes).settled()
         if share >= 1:
             return value.fresh(new, covariance=value.covariance.without_local()).settled()
         mean = value.mean * share + fill * (1 - share)
@@ -56,7 +59,10 @@ class Pad(Rule):
         second = Kernel(second.same, second.far, second.cross, second.sample, None, self._profile(call, value, new))
         second = second.with_resolved(self._resolved(call, value, new) if fill == 0.0 else None)
         padded = Value(new, mean, second - mean**2, approximate=value.approximate)
-        padded.positive, padded.negative = value.positive and fill >= 0, value.negative and fill <= 0
+        if value.normal or value.iid:
+            padded.positive, padded.negative = value.positive and fill >= 0, value.negative and fill <= 0
+        else:
+            padded.shape_on_grid = padded_shape(value, share, fill)
         return padded.settled()
 
     def _resolved(self, call: Call, value: Value, dims: Dims) -> Resolved | None:
@@ -98,15 +104,23 @@ class Pad(Rule):
 
     def backward(self, call: Call, gradient: Gradient) -> Flow:
         value = call.value("input")
-        kernel = gradient.collapsed()
+        kernel, square = gradient.collapsed(), gradient.square_slope(call.out)
         if call.plain("mode", "constant") not in ("constant", None):  # what was repeated hears from all its copies
             folded = replace(kernel.flat(), resolved=None) * (math.prod(call.shape) / math.prod(value.shape))
-            yield call.node_of("input"), Gradient.fresh(settle(folded, value.dims))
+            yield call.node_of("input"), self._inside(call, folded, square)
             return
         kernel = kernel.without_local()
         if call.plain("value", 0.0) == -math.inf:
             kernel = kernel * (math.prod(call.shape) / math.prod(value.shape))
-        yield call.node_of("input"), Gradient.fresh(settle(self._unpadded(call, kernel), value.dims))
+        yield call.node_of("input"), self._inside(call, self._unpadded(call, kernel), square)
+
+    def _inside(self, call: Call, kernel: Kernel, square: Array | None) -> Gradient:
+        """The gradient of what was padded, with the slope that it met behind (a maximum's winner, say)."""
+        value = call.value("input")
+        if square is None:
+            return Gradient.fresh(settle(kernel, value.dims))
+        by_position = any(p is not None and float(np.ptp(p)) > 1e-6 for p in kernel.profile)
+        return by_element(kernel, square, call.out, value, of_whole=not by_position)
 
     def _unpadded(self, call: Call, k: Kernel) -> Kernel:
         """The part of the gradient that falls on what was there before (class tokens that were padded do not count)."""
@@ -128,6 +142,15 @@ class Pad(Rule):
                     own = inner / mean if mean > 0 else None
                 axes.append(own)
         return part_of(replace(k, profile=tuple(axes), pairs=None), level)
+
+
+def padded_shape(value: Value, share: float, fill: float) -> Array | None:
+    """Standardised quantile function of a share of a value's elements among others that are all ``fill``."""
+    if not value.variance > 0:
+        return None
+    values = np.append(value.own_grid().double().numpy(), fill)
+    weights = np.append(share * value.own_source().at.weights, 1.0 - share)
+    return sum_shape([quantiles(values, weights)], 0.0)
 
 
 @register
