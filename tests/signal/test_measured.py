@@ -180,7 +180,7 @@ class JoinedStream(nn.Module):
 
 def padded_maximum() -> nn.Module:
     """What is padded is rectified, neither normal nor log-normal, and the winners know that."""
-    pooled = [m for _ in range(3) for m in (nn.ZeroPad2d((0, 1, 0, 1)), nn.MaxPool2d(2, 1), unit(64, 64, 3))]
+    pooled = [m for _ in range(2) for m in (nn.ZeroPad2d((0, 1, 0, 1)), nn.MaxPool2d(2, 1), unit(64, 64, 3))]
     return nn.Sequential(unit(16, 64, 3), *pooled, nn.Conv2d(64, 64, 1))
 
 

@@ -56,7 +56,8 @@ class Pad(Rule):
         pairs = inside * (inside - 1) / (places * (places - 1)) if places > inside > 0 else share
         k = value.second
         second = Kernel(k.same * share, k.far * pairs, k.cross * share, k.sample * pairs) + fill**2 * (1 - share)
-        second = Kernel(second.same, second.far, second.cross, second.sample, None, self._profile(call, value, new))
+        local = self._local(call, value, new) if fill == 0.0 else None
+        second = Kernel(second.same, second.far, second.cross, second.sample, local, self._profile(call, value, new))
         second = second.with_resolved(self._resolved(call, value, new) if fill == 0.0 else None)
         padded = Value(new, mean, second - mean**2, approximate=value.approximate)
         if value.normal or value.iid:
@@ -64,6 +65,18 @@ class Pad(Rule):
         else:
             padded.shape_on_grid = padded_shape(value, share, fill)
         return padded.settled()
+
+    def _local(self, call: Call, value: Value, dims: Dims) -> Array | None:
+        """Of two positions so far apart, the share that both lie inside."""
+        local, sizes = value.second.local, value.positions
+        outputs = [a.size for d in dims for a in d if a.role == "P"]
+        if local is None or local.ndim != len(sizes) or len(outputs) != len(sizes) or min(call.plain("pad")) < 0:
+            return None
+        for axis, (had, size) in enumerate(zip(sizes, outputs, strict=True)):
+            apart = np.arange(local.shape[axis])
+            inside = np.maximum(had - apart, 0) / np.maximum(size - apart, 1)
+            local = local * inside.reshape([-1 if a == axis else 1 for a in range(local.ndim)])
+        return local
 
     def _resolved(self, call: Call, value: Value, dims: Dims) -> Resolved | None:
         """By position: a window of one tap, which positions of the padding do not have."""
