@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -95,22 +94,3 @@ def smoothed_profile(profile: Sequence[Array | None], maps: Sequence[Smoother]) 
         mean = float(seen.mean())
         result.append(None if not mean > 0 or float(np.ptp(seen)) < 1e-9 * mean else seen / mean)
     return tuple(result) if any(p is not None for p in result) else ()
-
-
-@functools.lru_cache(maxsize=256)
-def interpolation(inputs: int, outputs: int, linear: bool, aligned: bool) -> Smoother:
-    """Nearest or linear interpolation along one axis, as torch's ``interpolate`` does it."""
-    matrix = np.zeros((outputs, inputs))
-    rows = np.arange(outputs)
-    if not linear:
-        matrix[rows, np.minimum(rows * inputs // outputs, inputs - 1)] = 1.0
-        return Smoother.of(matrix)
-    if aligned:
-        at = rows * ((inputs - 1) / max(outputs - 1, 1))
-    else:
-        at = np.maximum((rows + 0.5) * inputs / outputs - 0.5, 0.0)
-    low = np.minimum(at.astype(int), inputs - 1)
-    high = np.minimum(low + 1, inputs - 1)
-    np.add.at(matrix, (rows, low), 1.0 - (at - low))
-    np.add.at(matrix, (rows, high), at - low)
-    return Smoother.of(matrix)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch.nn.functional import interpolate
 
 from initcheck.signal.propagate import propagate
 from initcheck.tracing.ladder import trace
@@ -16,17 +17,61 @@ WIDTH, LARGE = 32, 32
 def test_neighbours_of_a_small_map_hear_the_same_between_them(size: int) -> None:
     """Bilinear copies: what lies beyond the outer centres repeats them; all positions together get all that is sent."""
     first_conv, last = (nn.Conv2d(WIDTH, WIDTH, 1, bias=False) for _ in range(2))
-    layers = first_conv, nn.Upsample(size=(LARGE, LARGE), mode="bilinear"), last
-    signal = propagate(trace(nn.Sequential(*layers), (torch.randn(4, WIDTH, size, size),), {}))
-    first = next(n for n in signal.forward if n.meta.get("op") == "conv2d")
-    up = next(n for n in signal.forward if n.meta.get("op") == "interpolate")
+    copied, enlarged = nn.Upsample(size=(size, size)), nn.Upsample(size=(LARGE, LARGE), mode="bilinear")
+    net = nn.Sequential(first_conv, copied, first_conv, enlarged, last)
+    signal = propagate(trace(net, (torch.randn(4, WIDTH, 1, 1),), {}))
+    one, first = (n for n in signal.forward if n.meta.get("op") == "conv2d" and n.next.meta.get("op") == "interpolate")
     torch.manual_seed(0)
     y = torch.randn(400, WIDTH, size, size, requires_grad=True)
-    high = layers[1](y)
-    high.backward(torch.randn(high.shape))
+    enlarged(y).backward(torch.randn(400, WIDTH, LARGE, LARGE))
     assert y.grad is not None
-    grown = float(high.detach().square().mean())
-    assert signal.forward[up].variance / signal.forward[first].variance == pytest.approx(grown, rel=0.05)
-    own, together = float(y.grad.square().mean()), float(y.grad.sum((2, 3)).square().mean()) / size**2
-    kernel = signal.backward[first]
-    assert 1 + (size**2 - 1) * kernel.position / kernel.same == pytest.approx(together / own, rel=0.05)
+    own, together = float(y.grad.square().mean()), float(y.grad.sum((2, 3)).square().mean())
+    gain = signal.backward[first].same / own * WIDTH * float(first_conv.weight.detach().square().mean())
+    assert signal.backward[one].same == pytest.approx(gain * together, rel=0.05)
+
+
+@pytest.mark.parametrize("size", [4, 8])
+def test_bilinear_copies_vary_less_than_what_they_copy(size: int) -> None:
+    """Two thirds between two centres along each axis, all of it beyond the outer ones."""
+    enlarged = nn.Upsample(size=(LARGE, LARGE), mode="bilinear")
+    net = nn.Sequential(nn.Conv2d(WIDTH, WIDTH, 1, bias=False), enlarged)
+    signal = propagate(trace(net, (torch.randn(4, WIDTH, size, size),), {}))
+    conv, up = (next(n for n in signal.forward if n.meta.get("op") == op) for op in ("conv2d", "interpolate"))
+    torch.manual_seed(0)
+    grown = float(enlarged(torch.randn(400, WIDTH, size, size)).square().mean())
+    assert signal.forward[up].variance / signal.forward[conv].variance == pytest.approx(grown, rel=0.05)
+
+
+class Decoder(nn.Module):
+    """Two scales joined by interpolation, with a third up-sampling at the end."""
+
+    def __init__(self, mode: str) -> None:
+        super().__init__()
+        self.low, self.high, self.joined = (nn.Conv2d(n, WIDTH, 1, bias=False) for n in (WIDTH, WIDTH, 2 * WIDTH))
+        self.mode = mode
+
+    def forward(self, small: torch.Tensor, large: torch.Tensor) -> torch.Tensor:
+        low = interpolate(self.low(small), size=(16, 16), mode=self.mode)
+        high = interpolate(self.high(large), size=(16, 16), mode=self.mode)
+        return interpolate(self.joined(torch.cat([low, high], 1)), size=(64, 64), mode=self.mode)
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic", "nearest"])
+def test_neighbours_have_like_gradients_before_the_next_interpolation(mode: str) -> None:
+    """The adjoint of one interpolation leaves neighbours correlated; the next sums over them, or picks among them."""
+    torch.manual_seed(0)
+    model, inputs = Decoder(mode), (torch.randn(8, WIDTH, 4, 4), torch.randn(8, WIDTH, 32, 32))
+    signal = propagate(trace(model, inputs, {}))
+    predicted = [signal.backward[n].same for n in signal.forward if n.meta.get("op") == "conv2d"]
+    found: list[torch.Tensor] = []
+    for layer in model.children():
+        layer.register_forward_hook(lambda _module, _inputs, output: found.append(output))
+    measured = torch.zeros(3)
+    for _ in range(8):
+        for layer in model.children():
+            layer.reset_parameters()  # type: ignore[operator]
+        found.clear()
+        out = model(*inputs)
+        gradients = torch.autograd.grad(out, found, torch.randn_like(out))
+        measured += torch.stack([g.square().mean() for g in gradients]) / 8
+    assert predicted == pytest.approx(measured.tolist(), rel=0.06)

@@ -14,8 +14,9 @@ from initcheck.signal.grid import nodes
 from initcheck.signal.kernel import Kernel
 from initcheck.signal.ops.linear import Window, axis_through
 from initcheck.signal.ops.pooling import adaptive_windows, averaging
+from initcheck.signal.ops.resampling import interpolation
 from initcheck.signal.resolved import Resolved
-from initcheck.signal.smoothing import interpolation, smoothed
+from initcheck.signal.smoothing import smoothed
 from initcheck.signal.value import Value, dims_of
 
 
@@ -127,11 +128,12 @@ def test_relu_of_positions_of_any_scale() -> None:
 
 @pytest.mark.parametrize(("inputs", "outputs", "mode", "aligned"), [
     (4, 8, "nearest", None), (4, 8, "bilinear", False), (4, 7, "bilinear", True), (8, 4, "bilinear", False),
+    (4, 8, "bicubic", False), (6, 4, "area", None),
 ])  # fmt: skip
 def test_interpolation_is_torchs(inputs: int, outputs: int, mode: str, aligned: bool | None) -> None:
     eye = torch.eye(inputs, dtype=torch.float64).reshape(inputs, 1, inputs, 1).expand(-1, -1, -1, inputs)
     real = F.interpolate(eye, size=(outputs, inputs), mode=mode, align_corners=aligned)[:, 0, :, 0].T
-    found = interpolation(inputs, outputs, mode == "bilinear", bool(aligned)).matrix
+    found = interpolation(inputs, outputs, mode.replace("bilinear", "linear"), bool(aligned)).matrix
     assert np.allclose(found, real.numpy())
 
 

@@ -135,7 +135,9 @@ class Concatenate(Rule):
         dims = call.out.dims
         dim = call.dim(int(call.plain("dim", 0)), len(call.shape))
         square = gradient.square_slope(call.out) if call.out.parts else None
-        kernel = gradient.collapsed().without_local()
+        kernel = gradient.collapsed()
+        if {a.role for a in dims[dim]} != {"C"}:
+            kernel = kernel.without_local()
         if square is not None:
             for node, value in parts:
                 if not (value.iid or value.constant is not None):

@@ -144,7 +144,7 @@ def uncontract(k: Kernel, x: Value, over: tuple[int, ...], w: Weights, units: in
     """The gradient of ``contract``'s input."""
     k = k * (units * w.second)
     gone = [a for i in over for a in x.dims[i]]
-    if any(a.role == "P" for a in gone):
+    if mixed := any(a.role == "P" for a in gone):
         # weights of different positions are independent: only pairs at the same contracted place are correlated
         still = any(a.role == "P" for i, dim in enumerate(x.dims) if i not in over for a in dim)
         if not still or is_mixing(x, over):
@@ -152,7 +152,7 @@ def uncontract(k: Kernel, x: Value, over: tuple[int, ...], w: Weights, units: in
         else:
             places = math.prod(a.size for a in gone if a.role == "P")
             k = Kernel(k.same, k.far / places, k.cross, k.sample / places)
-    return settle(k.without_local(), x.dims)
+    return settle(k.without_local() if mixed else k, x.dims)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from initcheck.signal.ops.views import Passing
 from initcheck.signal.resolved import Resolved
 from initcheck.signal.rule import Call, Flow, Result, Rule, register
 from initcheck.signal.shape import quantiles, sum_shape
+from initcheck.signal.smoothing import Smoother, smoothed
 from initcheck.signal.value import Atom, Dim, Dims, Role, Value, settle
 
 
@@ -168,26 +169,25 @@ def padded_shape(value: Value, share: float, fill: float) -> Array | None:
 
 @register
 class Upsample(Rule):
-    """Nearest copies each element; (bi)linear averages neighbours. Backward sums over the copies."""
+    """Each new position is a weighted mean of old ones (one copy, two or four neighbours per axis); back, the adjoint.
+
+    What neighbours share stays: behind bilinear copies they are alike, and so are their gradients before them, so that
+    the next smoothing averages less out and sums up more.
+    """
 
     ops: tuple[str, ...] = ("interpolate", "upsample", "upsample_nearest", "upsample_bilinear")
     signature: tuple[str, ...] = ("input", "size", "scale_factor", "mode", "align_corners")
 
-    def _kept(self, call: Call, value: Value) -> tuple[float, float]:
-        """Share of v_p that survives interpolation, and the growth of the number of positions."""
-        mode = str(call.plain("mode", "nearest"))
-        growth = math.prod(call.shape) / max(math.prod(value.shape), 1)
-        kept = 1.0
-        if "linear" in mode and growth > 1:
-            corners = bool(call.plain("align_corners", False))
-            for old, new in zip(value.shape[2:], call.shape[2:], strict=True):
-                if new > old > 1:
-                    kept *= _linear_share(old, new, corners)
-        return kept, growth
+    def maps(self, call: Call, value: Value) -> tuple[Smoother, ...]:
+        """The matrix of each axis, as torch makes it."""
+        mode = "bilinear" if call.op == "upsample_bilinear" else str(call.plain("mode", "nearest"))
+        kind = "bicubic" if "cubic" in mode else "linear" if "linear" in mode else mode
+        corners = bool(call.plain("align_corners", call.op == "upsample_bilinear"))
+        sizes = zip(value.shape[2:], call.shape[2:], strict=True)
+        return tuple(interpolation(old, new, kind, corners) for old, new in sizes)
 
     def forward(self, call: Call) -> Result:
         value = call.value("input")
-        kept, _ = self._kept(call, value)
         dims: list[Dim] = []
         for dim, size in zip(value.dims, call.shape, strict=True):
             had = math.prod(a.size for a in dim)
@@ -196,36 +196,24 @@ class Upsample(Rule):
         k = value.covariance
         if not value.positions:
             return value.fresh(new, covariance=settle(Kernel(k.same, k.same, k.cross, k.cross), new))
-        same = k.far + (k.same - k.far) * kept
-        cross = k.sample + (k.cross - k.sample) * kept
-        return value.fresh(new, covariance=Kernel(same, k.far, cross, k.sample)).settled()
+        return value.fresh(new, covariance=smoothed(k, self.maps(call, value))).settled()
 
     def backward(self, call: Call, gradient: Gradient) -> Flow:
         value = call.value("input")
-        kept, growth = self._kept(call, value)
-        k = gradient.collapsed().without_local()
-        if growth <= 1:
-            yield call.node_of("input"), Gradient.fresh(settle(k * growth, value.dims))
-            return
-        # an element's copies: growth of them, correlated as positions are; between copies of two neighbours lies what
-        # both hear, so that all positions together get all of what comes back
-        others = max(math.prod(value.positions) - 1, 1)
-        alone, across = growth * (k.same - k.far), growth * (k.cross - k.sample)
-        far, sample = growth**2 * k.far, growth**2 * k.sample
-        k = Kernel(
-            alone * kept + far,
-            alone * (1 - kept) / others + far,
-            across * kept + sample,
-            across * (1 - kept) / others + sample,
-        )
-        yield call.node_of("input"), Gradient.fresh(settle(k, value.dims))
+        maps = tuple(m.transposed for m in self.maps(call, value))
+        yield call.node_of("input"), Gradient.fresh(settle(smoothed(gradient.collapsed(), maps), value.dims))
 
 
 @functools.lru_cache(maxsize=256)
-def _linear_share(old: int, new: int, corners: bool) -> float:
-    """Mean over the new positions of the sum of squared weights: 2/3 between two centres, 1 beyond the outer ones."""
-    weights = interpolate(torch.eye(old, dtype=torch.float64)[None], size=new, mode="linear", align_corners=corners)
-    return float(weights.square().sum()) / new
+def interpolation(old: int, new: int, mode: str, corners: bool) -> Smoother:
+    """Interpolation along one axis, by what it makes of each single position."""
+    single = torch.eye(old, dtype=torch.float64)[None]
+    fits = corners if mode in ("linear", "bicubic") else None
+    if mode == "bicubic":
+        matrix = interpolate(single[..., None], size=(new, 1), mode=mode, align_corners=fits)[0, ..., 0]
+    else:
+        matrix = interpolate(single, size=new, mode=mode, align_corners=fits)[0]
+    return Smoother.of(np.ascontiguousarray(matrix.numpy().T))
 
 
 @register
