@@ -30,17 +30,17 @@ def mixture(parts: list[tuple[float, Value]]) -> tuple[float, Kernel]:
     return mean, second - mean**2
 
 
-def mixed_shape(parts: Sequence[tuple[float, Value]], normalised: bool = False) -> Array | None:
+def mixed_shape(parts: Sequence[tuple[float, Value]], scales: Sequence[float] | Array = ()) -> Array | None:
     """Standardised quantile function of channels side by side, None where every part is normal.
 
-    ``normalised``: after each part was brought to mean 0 and variance 1.
+    ``scales``: after each part was centred and multiplied by its own.
     """
     if all(v.normal or v.iid or v.variance <= 0 for _, v in parts):
         return None
     pieces = []
-    for _, v in parts:
+    for i, (_, v) in enumerate(parts):
         values = v.own_grid().double().numpy()
-        pieces.append((values - v.mean) / math.sqrt(max(v.variance, 1e-300)) if normalised else values)
+        pieces.append((values - v.mean) * float(scales[i]) if len(scales) else values)
     values = np.concatenate(pieces)
     weights = np.concatenate([share * v.own_source().at.weights for share, v in parts])
     return sum_shape([quantiles(values, weights)], 0.0) if np.ptp(values) > 0 else None

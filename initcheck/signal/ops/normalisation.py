@@ -9,9 +9,9 @@ import numpy as np
 
 from initcheck.signal.gradient import Gradient, Term
 from initcheck.signal.grid import nodes
+from initcheck.signal.group_parts import GroupParts, group_mean, normalised
 from initcheck.signal.kernel import Array, Kernel
 from initcheck.signal.ops.joining import leaves, mixed_shape
-from initcheck.signal.reduce import inverse_bias
 from initcheck.signal.rule import Call, Flow, Result, Rule, Unknown, register
 from initcheck.signal.shape import SHARES, product_quantiles, quantiles, sum_shape
 from initcheck.signal.texture import Texture
@@ -64,14 +64,6 @@ def weight_norms(fluctuation: float) -> Array:
 
 FEW = 64
 """A sum of more terms than this does not notice a single one."""
-
-
-ENOUGH = 8
-"""Channels of a group from which on its s² varies as that of independent channels does.
-
-With fewer, the mean of each channel is itself a large part of the s² that divides it: positions are then less alike
-than the ratio of averages says, and the correction would be several times too large.
-"""
 
 
 class Normalisation(Rule):
@@ -147,7 +139,8 @@ class BatchNorm(Normalisation):
         mean, k, _ = affine(call, k, mean)
         call.memo["inverse"] = inverse
         by_part = x.parts and self._batch(call)
-        shape = mixed_shape(leaves(x), normalised=True) if by_part else shape_of_input(x, call)
+        scales = [1.0 / math.sqrt(max(part.variance, 1e-300)) for _, part in leaves(x)]
+        shape = mixed_shape(leaves(x), scales) if by_part else shape_of_input(x, call)
         result = Value(x.dims, mean, k, approximate=x.approximate, shape_on_grid=shape).settled()
         result.zero_sum = x.iid
         result.echo = self._echo(call, x)
@@ -378,6 +371,10 @@ class PerSample(Normalisation):
         """The input with roles as this norm reads them."""
         return call.value("input")
 
+    def parts(self, call: Call, x: Value) -> GroupParts | None:
+        """Parts of a concatenation that are divided by stds of their own."""
+        return None
+
     def forward(self, call: Call) -> Result:
         x = self.input(call)
         channels, sizes = self.over(call, x)
@@ -386,9 +383,8 @@ class PerSample(Normalisation):
         if self.centred:
             within = k.within_position_mean(sizes) if len(sizes) == len(x.positions) else k.far if sizes else k.same
             inside = k.same - within / max(channels, 1)
-            removed_channels = channels > 1
             mean = 0.0
-            if not removed_channels:
+            if channels == 1:
                 k = k - within
         else:
             inside, mean = k.same + x.mean**2, x.mean
@@ -396,12 +392,21 @@ class PerSample(Normalisation):
         if inside + eps <= 0:
             raise Unknown(f"{call.op} of a constant")
         inverse = 1 / math.sqrt(max(inside, 0.0) + eps)
-        if self.centred and channels > 1 and k.same > 0:
-            k = k * (inside / k.same)
-        k = k if sizes else k.levelled()
-        mean, k, _ = affine(call, k * inverse**2, mean * inverse)
+        parts = call.memo["parts"] = self.parts(call, x)
+        if parts is not None:
+            k = parts.covariance()
+        elif self.centred and sizes and len(sizes) == len(x.positions):
+            k, call.memo["bias"] = normalised(x.covariance, channels, sizes, inverse**2)
+        else:
+            if self.centred and channels > 1 and k.same > 0:
+                k = k * (inside / k.same)
+            k = (k if sizes else k.levelled()) * inverse**2
+        mean, k, _ = affine(call, k, mean * inverse)
         call.memo["inverse"] = inverse
-        shape = shape_of_input(x, call, x.fluctuation if channels > 1 else 0.0)
+        if parts is None:
+            shape = shape_of_input(x, call, x.fluctuation if channels > 1 else 0.0)
+        else:
+            shape = mixed_shape(leaves(x), np.sqrt(parts.inverse))
         result = Value(x.dims, mean, k, approximate=x.approximate, shape_on_grid=shape)
         if channels > 1:
             result.fluctuation = result.inherited = x.fluctuation
@@ -423,22 +428,26 @@ class PerSample(Normalisation):
             whole = len(sizes) == len(x.positions)
             return (k.within_position_mean(sizes) if whole else k.far) / max(channels, 1)
 
-        total = gradient.total()
-        averages = (average(total), average(gradient.weighted(source, x_hat)))
-        kernel = total
-        share = 1.0
-        if total.same > 0:
-            lost = (averages[0] if self.centred else 0.0) + averages[1]
-            share = max(1.0 - lost / total.same, 1e-3)
-        if channels > 1:
-            kernel = kernel * share
-        else:
-            kernel = self.projected(call, gradient, averages, 1.0)
-        if channels >= ENOUGH and len(sizes) == len(x.positions):
-            kernel = kernel * inverse_bias(source.correlation, channels, sizes)
+        total, along_x = gradient.total(), gradient.weighted(source, x_hat)
         gamma = call.optional("weight")
         second = gamma.mean**2 + gamma.variance if gamma else 1.0
-        factor = call.memo["inverse"] ** 2 * (second if channels > 1 else 1.0)
+        if self.centred and sizes and len(sizes) == len(x.positions):
+            kernel = total - group_mean(total, channels, sizes)
+            kernel = kernel - source.correlation.without_local() * group_mean(along_x, channels, sizes)
+            kernel = kernel * (second * call.memo.get("bias", 1.0))
+            if kernel.pairs is None:
+                least = 1e-3 * second * total.same
+                kernel = replace(kernel, same=max(kernel.same, least), profile=total.profile)
+        elif channels > 1:
+            lost = (average(total) if self.centred else 0.0) + average(along_x)
+            kernel = total * (second * max(1.0 - lost / total.same, 1e-3) if total.same > 0 else 1.0)
+        else:
+            kernel = self.projected(call, gradient, (average(total), average(along_x)), 1.0)
+        parts = call.memo["parts"]
+        if parts is not None:
+            yield call.node_of("input"), parts.gradient(kernel, x)
+            return
+        factor = call.memo["inverse"] ** 2
         if not sizes and x.covariance.profile:
             kernel = kernel * inverse_profile(x)
         whole, square = settle(kernel * factor, x.dims), slope_to_keep(gradient, out, x) if channels > 1 else None
@@ -485,6 +494,9 @@ class GroupNorm(PerSample):
 
     def over(self, call: Call, x: Value) -> tuple[int, tuple[int, ...]]:
         return max(x.count("C") // int(call.plain("num_groups")), 1), x.positions
+
+    def parts(self, call: Call, x: Value) -> GroupParts | None:
+        return GroupParts.of(x, int(call.plain("num_groups")), self.eps(call))
 
 
 @register

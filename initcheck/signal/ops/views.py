@@ -22,7 +22,10 @@ class Passing(Rule):
     def backward(self, call: Call, gradient: Gradient) -> Flow:
         node = call.node.all_input_nodes[0]
         dims = call.of(node).dims
-        yield node, gradient.mapped(lambda k: settle(k, dims))
+        flow = gradient.mapped(lambda k: settle(k, dims))
+        if call.out.parts:
+            flow.parts = gradient.parts
+        yield node, flow
 
 
 @register
@@ -67,8 +70,12 @@ class Identity(Passing):
 
     def forward(self, call: Call) -> Result:
         value = call.of(call.node.all_input_nodes[0])
-        integer = call.op in ("long", "int", "bool") or value.integer
-        return value.viewed(value.dims, value.covariance.profile, value.covariance.local) if not integer else value
+        if call.op in ("long", "int", "bool") or value.integer:
+            return value
+        result = value.viewed(value.dims, value.covariance.profile, value.covariance.local)
+        if call.op != "channel_shuffle":
+            result.parts = value.parts
+        return result
 
 
 @register

@@ -1,0 +1,93 @@
+"""Group norms of few channels, and of concatenations: against measurement."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from initcheck.signal.propagate import propagate
+from initcheck.tracing.ladder import trace
+
+
+class Joined(nn.Module):
+    """Two streams of unlike scale, side by side in front of a group norm whose groups hold one of them each."""
+
+    def __init__(self, groups: int, copied: bool) -> None:
+        super().__init__()
+        self.small, self.large = nn.Conv2d(8, 48, 3, padding=1), nn.Conv2d(8, 48, 3, padding=1)
+        for conv, std in ((self.small, 0.02), (self.large, 0.2)):
+            nn.init.normal_(conv.weight, std=std)
+            nn.init.zeros_(conv.bias)
+        self.norm, self.last, self.copied = nn.GroupNorm(groups, 96), nn.Conv2d(96, 16, 3, padding=1), copied
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        joined = torch.cat((self.small(x), self.large(x)), 1)
+        if self.copied:
+            joined = joined.contiguous()
+        out: torch.Tensor = self.last(nn.functional.silu(self.norm(joined)))
+        return out
+
+
+class Shifted(nn.Module):
+    """What all positions of a channel share (an embedding of the time, a bias) in front of groups of few channels."""
+
+    def __init__(self, groups: int) -> None:
+        super().__init__()
+        self.conv, self.time = nn.Conv2d(8, 32, 3, padding=1), nn.Linear(16, 32)
+        nn.init.normal_(self.time.weight, std=0.1)
+        self.norm, self.last = nn.GroupNorm(groups, 32), nn.Conv2d(32, 64, 3, padding=1)
+        self.pooled, self.head = nn.AdaptiveAvgPool2d(1), nn.Conv2d(32, 16, 1)
+
+    def forward(self, x: torch.Tensor, time: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        normed = self.norm(self.conv(x) + self.time(time)[:, :, None, None])
+        return self.last(normed), self.head(self.pooled(normed))
+
+
+def compared(build: Callable[[], nn.Module], shapes: list[tuple[int, ...]], rel: float, seeds: int = 8) -> None:
+    """Forward and gradient std of every layer that is reached, root mean squares over seeds."""
+    torch.manual_seed(0)
+    signal = propagate(trace(build(), tuple(torch.randn(s) for s in shapes), {}), strict=True)
+    squares: dict[tuple[str, str], float] = {}
+    for seed in range(seeds):
+        torch.manual_seed(seed)
+        model = build()
+        names = {row.name for row in signal.layers}
+
+        def note(kind: str, name: str, square: torch.Tensor) -> None:
+            squares[kind, name] = squares.get((kind, name), 0.0) + float(square) / seeds
+
+        def hook(name: str) -> Callable[..., None]:
+            def watch(module: nn.Module, inputs: object, output: torch.Tensor) -> None:
+                note("forward", name, output.detach().var())
+                output.register_hook(lambda g: note("gradient", name, g.square().mean()))
+
+            return watch
+
+        for name, module in model.named_modules():
+            if name in names:
+                module.register_forward_hook(hook(name))
+        out = model(*(torch.randn(s) for s in shapes))
+        first = out if isinstance(out, torch.Tensor) else out[0]
+        cotangent = torch.randn_like(first)
+        first.backward(cotangent / cotangent.square().mean().sqrt())
+    for row in signal.layers:
+        real = math.sqrt(squares["forward", row.name])
+        assert row.forward_std == pytest.approx(real, rel=rel), f"forward std of {row.name}"
+        if row.grad_std:
+            real = math.sqrt(squares["gradient", row.name])
+            assert row.grad_std == pytest.approx(real, rel=rel), f"gradient std of {row.name}"
+
+
+@pytest.mark.parametrize("copied", [False, True])
+@pytest.mark.parametrize("groups", [32, 8, 2])
+def test_each_part_of_a_concatenation_is_divided_by_the_std_of_its_own_groups(groups: int, copied: bool) -> None:
+    compared(lambda: Joined(groups, copied), [(8, 8, 12, 12)], 0.1)
+
+
+@pytest.mark.parametrize("groups", [2, 8, 16])
+def test_what_positions_share_goes_into_the_mean_and_the_std_of_few_channels(groups: int) -> None:
+    compared(lambda: Shifted(groups), [(8, 8, 12, 12), (8, 16)], 0.1)
