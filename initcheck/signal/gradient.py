@@ -124,6 +124,12 @@ class Gradient:
         for term in other.terms.values():
             self.add(term)
 
+    def copied(self) -> Gradient:
+        """The same terms, to be added to."""
+        result = replace(self, terms=dict(self.terms))
+        result._total = self._total
+        return result
+
     def beside(self, other: Gradient) -> Gradient:
         """The sum of what two uses of a tensor send back; parts of a concatenation are added one by one."""
         count = max(len(self.parts), len(other.parts))

@@ -267,7 +267,7 @@ class _Run:
             index += len(whole)
         slots = self.gradients.setdefault(node, {})
         if index not in slots:
-            slots[index] = replace(gradient, terms=dict(gradient.terms))
+            slots[index] = gradient.copied()
         else:
             slots[index] = slots[index].beside(gradient)
 
@@ -350,7 +350,7 @@ def _computes(node: torch.fx.Node) -> bool:
 
 def _broken(value: Any) -> bool:
     return isinstance(value, Value) and not (
-        math.isfinite(value.mean) and (value.kept is not None or np.isfinite(value.covariance.same))
+        math.isfinite(value.mean) and (value.kept is not None or math.isfinite(value.covariance.same))
     )
 
 

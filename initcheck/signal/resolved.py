@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from initcheck.signal.grid import TABLE, Nodes, scaled_moments
+from initcheck.signal.grid import TABLE, Nodes, nodes, scaled_moments
 from initcheck.signal.kernel import Array, Kernel, Profile
 
 Indices = NDArray[np.intp]
@@ -199,27 +199,32 @@ class Resolved:
         scale = np.sqrt(np.maximum(self.own.ravel(), 1e-12))
         scales, between = _levels(scale)
         moments = scaled_moments(values, u, mean, at, scales)
+        each, count, length = len(scale), len(scales), len(TABLE)
+        # for every p its table against the scales of q: (p, place in the table, scale of q)
+        tables = (between.T @ moments.tables.reshape(count, -1)).reshape(each, count, length).transpose(0, 2, 1)
+        rows = np.ascontiguousarray(tables).reshape(each * length, count)
 
         def expanded(pairs: Array) -> Array:
-            rho = np.clip(pairs.reshape(len(scale), -1) / np.multiply.outer(scale, scale), -1.0, 1.0)
-            place = np.interp(rho, TABLE, np.arange(len(TABLE)))  # where in the table, once for all pairs of scales
-            below = np.clip(np.nan_to_num(place), 0, len(TABLE) - 2).astype(np.intp)
-            beyond = place - below
-            result = np.zeros_like(rho)
-            for i in range(len(scales)):
-                for j in range(i + 1):
-                    table = moments.tables[i, j]
-                    both = np.multiply.outer(between[i], between[j])
-                    result += (both if i == j else both + both.T) * (table[below] + beyond * np.diff(table)[below])
-            return result.reshape(pairs.shape)
+            rho = np.clip(pairs.reshape(each, each) / np.multiply.outer(scale, scale), -1.0, 1.0)
+            place = np.interp(rho, TABLE, np.arange(length))  # where in the table
+            below = np.clip(np.nan_to_num(place), 0, length - 2).astype(np.intp)
+            beyond = (place - below)[..., None]
+            below += length * np.arange(each)[:, None]
+            met = rows.take(below, axis=0)
+            met += beyond * (rows.take(below + 1, axis=0) - met)
+            return np.asarray(np.einsum("pqj,jq->pq", met, between).reshape(pairs.shape))
 
         own = np.einsum("ip,ij,jp->p", between, moments.totals, between)
         average = float(self.weight @ (moments.means @ between))
         return average, self._pairwise(self.sizes, own.reshape(self.own.shape), expanded)
 
-    def squares(self, values: Array, u: Array, mean: float, at: Nodes) -> Array:
-        """E[f(u)²] by class, as ``applied`` expands it."""
+    def squares(self, values: Array, u: Array | None, mean: float, at: Nodes) -> Array:
+        """E[f(u)²] by class, as ``applied`` expands it; ``u`` None: it is normal."""
         scales, between = _levels(np.sqrt(np.maximum(self.own.ravel(), 1e-12)))
+        if u is None:
+            return np.asarray((_normal_weights(at.phase, scales.tobytes()) @ values**2) @ between).reshape(
+                self.own.shape
+            )
         functions = np.stack([np.interp(mean + s * (u - mean), u, values) for s in scales])
         return np.asarray((at.weights @ functions.T**2) @ between).reshape(self.own.shape)
 
@@ -352,14 +357,19 @@ def _levels_of(scales: bytes) -> tuple[Array, Array]:
     if count == 1:
         middle = (low + high) / 2
         return np.array([1.0 if abs(middle - 1.0) < 0.01 else middle]), np.ones((1, len(scale)))
-    nodes = np.cos((2 * np.arange(count) + 1) * math.pi / (2 * count))
-    levels = (low + high) / 2 + (high - low) / 2 * nodes / nodes[0]
-    weights = np.ones((count, len(scale)))
-    for i in range(count):
-        for j in range(count):
-            if j != i:
-                weights[i] *= (scale - levels[j]) / (levels[i] - levels[j])
-    return levels, weights
+    points = np.cos((2 * np.arange(count) + 1) * math.pi / (2 * count))
+    levels = (low + high) / 2 + (high - low) / 2 * points / points[0]
+    own = np.eye(count, dtype=bool)
+    apart = np.where(own, 1.0, levels[:, None] - levels)
+    factors = np.where(own[..., None], 1.0, (scale - levels[:, None]) / apart[..., None])
+    return levels, np.asarray(factors.prod(1))
+
+
+@functools.lru_cache(maxsize=64)
+def _normal_weights(phase: int, scales: bytes) -> Array:
+    """Weights of the grid's points under N(0, s²) for each scale s."""
+    weights = np.exp(np.multiply.outer(-0.5 / np.frombuffer(scales) ** 2, nodes(phase).z ** 2))
+    return np.asarray(weights / weights.sum(1, keepdims=True))
 
 
 def _on_pairs(pairs: Array, operator: Array, axis: int, dims: int, rows: int) -> Array:

@@ -38,6 +38,11 @@ class Call:
     """The value that ``forward`` returned (in ``backward``)."""
     memo: dict[str, Any] = field(default_factory=dict)
     """Whatever ``forward`` wants ``backward`` to have."""
+    _args: tuple[Any, ...] = field(init=False, repr=False)
+    _kwargs: Mapping[str, Any] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._args, self._kwargs = self.node.args, self.node.kwargs
 
     @property
     def op(self) -> str:
@@ -51,10 +56,10 @@ class Call:
 
     def raw(self, name: str, default: Any = None) -> Any:
         """The argument as recorded: a node, a sequence, a plain value."""
-        if name in self.node.kwargs:
-            return self.node.kwargs[name]
+        if name in self._kwargs:
+            return self._kwargs[name]
         index = self.signature.index(name) if name in self.signature else -1
-        return self.node.args[index] if 0 <= index < len(self.node.args) else default
+        return self._args[index] if 0 <= index < len(self._args) else default
 
     def value(self, name: str) -> Value:
         """The operand's value.
@@ -119,7 +124,7 @@ def shape_of(node: torch.fx.Node, index: int | None = None) -> tuple[int, ...]:
     while isinstance(val, (tuple, list)):
         val = val[index or 0]
         index = None
-    return tuple(int(s) for s in val.shape) if val is not None and hasattr(val, "shape") else ()
+    return tuple(map(int, val.shape)) if val is not None and hasattr(val, "shape") else ()
 
 
 class Rule:

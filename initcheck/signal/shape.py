@@ -88,12 +88,40 @@ def sum_shape(skewed: Sequence[Array], normal_variance: float) -> Array:
     if width < 1e-3 * spread:
         x, cdf = total, _LEVELS
     else:
-        x = np.linspace(total.min() - 7 * width, total.max() + 7 * width, 400)
-        cdf = normal_cdf((x[:, None] - total[None, :]) / width) @ SHARES
+        x, cdf = _beside_normal(total, width)
     result = np.interp(level, cdf, x)
     result = result - at.weights @ result
     size = math.sqrt(float(at.weights @ (result * result)))
     return np.asarray(result / size) if size > 0 else at.z.copy()
+
+
+def _beside_normal(total: Array, width: float) -> tuple[Array, Array]:
+    """Points, and what lies below them, of ``total`` (quantiles) plus a normal variable of std ``width``.
+
+    Where the cells of an even grid are narrow beside that std, what lies in each is spread over its neighbours as the
+    normal variable says.
+    """
+    low, high = float(total.min()) - 7 * width, float(total.max()) + 7 * width
+    step = (high - low) / _CELLS
+    if not 0.0 < step <= 0.1 * width:
+        x = np.linspace(low, high, 400)
+        return x, normal_cdf((x[:, None] - total[None, :]) / width) @ SHARES
+    reach = math.ceil(7 * width / step)
+    below = normal_cdf(np.asarray((np.arange(-reach, reach + 2) - 0.5) * (step / width)))
+    held = in_cells(total, low, step, _CELLS)
+    size = len(held)
+    kernel = np.zeros(size)
+    kernel[np.arange(-reach, reach + 1) % size] += np.diff(below)
+    spread = np.fft.irfft(np.fft.rfft(held) * np.fft.rfft(kernel), size)
+    return np.asarray(low + step * (np.arange(size) + 0.5)), np.asarray(np.maximum.accumulate(np.cumsum(spread)))
+
+
+def in_cells(quantiles: Array, low: float, step: float, count: int) -> Array:
+    """The share of a variable at each point low + k step of an even grid: each quantile lies between two of them."""
+    place = (quantiles - low) / step
+    cell = place.astype(np.intp)
+    above = (place - cell) * SHARES
+    return np.asarray(np.bincount(cell, SHARES - above, count + 3) + np.bincount(cell + 1, above, count + 3))
 
 
 _EVEN = 0.15
@@ -153,10 +181,7 @@ def given_part(square: Array, u: Array, part: Array, rest: Array) -> Array:
         return np.full_like(part, np.interp(low + rest, u, square) @ SHARES)
     # at every point of an even grid the correlation of w² with what of ``rest`` lies in each of its cells
     even = cell_means(square, u, np.asarray(low + least + step * (np.arange(_CELLS + 4) - 0.5)))
-    place = (rest - least) / step
-    cell = place.astype(np.intp)
-    above = (place - cell) * SHARES
-    held = np.bincount(cell, SHARES - above, _CELLS + 3) + np.bincount(cell + 1, above, _CELLS + 3)
+    held = in_cells(rest, least, step, _CELLS)
     size = 2 * _CELLS
     expected = np.fft.irfft(np.fft.rfft(even, size) * np.fft.rfft(held, size).conj(), size)
     seen = int(wide / step) + 2

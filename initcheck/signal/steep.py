@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 _MISSED = 0.003
@@ -41,9 +42,10 @@ def resolved(
     """
     if x.dim() != 1 or x.shape != y.shape or len(x) < 3:
         return slope
-    steep = _steep(x, y, slope)
-    if not steep.any() or int(steep.sum()) > _MOST:
+    missed = _steep(x, y, slope)
+    if not 0 < int(np.count_nonzero(missed)) <= _MOST:
         return slope
+    steep = torch.from_numpy(missed)
     for _ in range(_AROUND):
         steep = steep | torch.cat([steep[1:], steep[:1]]) | torch.cat([steep[-1:], steep[:-1]])
     inside = (weights[1:] + weights[:-1]) / 2
@@ -83,13 +85,13 @@ def _direction(x: Tensor) -> int:
     return 1 if x[-1] >= x[0] else -1
 
 
-def _steep(x: Tensor, y: Tensor, slope: Tensor) -> Tensor:
+def _steep(x: Tensor, y: Tensor, slope: Tensor) -> NDArray[np.bool_]:
     """The cells between neighbouring points whose rise the slopes at their ends do not give."""
     at, reached, rising = x.detach().numpy(), y.detach().numpy(), slope.detach().numpy()
     with np.errstate(all="ignore"):
         said = (at[1:] - at[:-1]) * (rising[1:] + rising[:-1]) * 0.5
         missed = np.abs(reached[1:] - reached[:-1] - said)
-        return torch.from_numpy(np.asarray(missed > _MISSED * (reached.max() - reached.min())))
+        return np.asarray(missed > _MISSED * (reached.max() - reached.min()))
 
 
 def _squares(function: Callable[[Tensor], Tensor], low: float, high: float, depth: int) -> tuple[Tensor, Tensor]:
@@ -99,7 +101,7 @@ def _squares(function: Callable[[Tensor], Tensor], low: float, high: float, dept
     slope = torch.nan_to_num(torch.autograd.grad(y.sum(), x)[0])
     x, y = x.detach(), y.detach()
     squares, shares = [_by_cell(slope)], [torch.full((_PARTS,), 1.0 / _PARTS, dtype=torch.float64)]
-    steep = _steep(x, y, slope)
+    steep = torch.from_numpy(_steep(x, y, slope))
     if depth and int(steep.sum()) <= _MOST:
         for part in steep.nonzero().flatten().tolist():
             inner, share = _squares(function, float(x[part]), float(x[part + 1]), depth - 1)

@@ -14,8 +14,8 @@ import functools
 import math
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,7 +76,17 @@ class Texture:
     def scaled(self, factors: Array) -> Texture:
         """Each channel times a factor of its own."""
         each = factors.reshape(-1, *(1,) * (self.amplitude.ndim - 1)).astype(np.float32)
-        return replace(self, amplitude=self.amplitude * each, rest=np.asarray(self.rest * each**2))
+        return self._multiplied(each, each**2)
+
+    def times(self, factor: float) -> Texture:
+        """All channels times one factor."""
+        return self._multiplied(np.float32(factor), np.float32(factor**2))
+
+    def _multiplied(self, factor: Any, square: Any) -> Texture:
+        """What is known of the power is still known."""
+        result = Texture(self.base, self.amplitude * factor, np.asarray(self.rest * square))
+        result._power.extend(np.asarray(power * square) for power in self._power)
+        return result
 
     def unlike(self, spread: float, name: str) -> Texture:
         """Channels whose variances differ by that relative variance, which one by how much being a draw."""
@@ -88,7 +98,7 @@ class Texture:
 
     def level(self) -> Texture:
         """The mean power brought to 1."""
-        return self.scaled(np.full(CHANNELS, 1.0 / math.sqrt(max(float(self.channels.mean()), 1e-12))))
+        return self.times(1.0 / math.sqrt(max(float(self.channels.mean()), 1e-12)))
 
     def normalised(self) -> Texture:
         """Each channel divided by its own std (batch norm)."""
@@ -123,13 +133,13 @@ class Texture:
         """Each channel convolved with a kernel of its own; ``adjoint``: as a gradient is."""
         response, power = _response(kernels.tobytes(), kernels.shape[1:], self.amplitude.shape[1:])
         response = response.conj() if adjoint else response
-        return replace(self, amplitude=self.amplitude * response, rest=np.asarray(self.rest * power))
+        return Texture(self.base, self.amplitude * response, np.asarray(self.rest * power))
 
     def activated(self, share: float) -> Texture:
         """f(u), of which ``share`` of the variance is linear in u; the other part is taken as white."""
         whole = self.channels.reshape(-1, *(1,) * (self.amplitude.ndim - 1))
         rest = share * self.rest + (1.0 - share) * whole
-        return replace(self, amplitude=self.amplitude * np.float32(math.sqrt(share)), rest=rest.astype(np.float32))
+        return Texture(self.base, self.amplitude * np.float32(math.sqrt(share)), rest.astype(np.float32))
 
 
 @functools.lru_cache(maxsize=64)
@@ -205,7 +215,7 @@ def summed(parts: Sequence[tuple[float, Value]]) -> Texture | None:
         varied = value.covariance.same - max(value.covariance.sample, 0.0)
         if not (varied > 0 and math.isfinite(varied)):
             continue
-        part = Texture.of(value, first.amplitude.ndim - 1).scaled(np.full(CHANNELS, factor * math.sqrt(varied)))
+        part = Texture.of(value, first.amplitude.ndim - 1).times(factor * math.sqrt(varied))
         if part.base is first.base:
             amplitude, rest = amplitude + part.amplitude, rest + part.rest
         else:
@@ -225,7 +235,7 @@ def joined(parts: Sequence[tuple[Texture | None, float]]) -> Texture | None:
         if texture is None or texture.amplitude.shape != amplitude.shape:
             rest = np.asarray(rest + np.float32(square / total))
             continue
-        part = texture.scaled(np.full(CHANNELS, math.sqrt(square / total)))
+        part = texture.times(math.sqrt(square / total))
         if part.base is first.base:
             amplitude, rest = amplitude + part.amplitude, rest + part.rest
         else:

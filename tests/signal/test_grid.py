@@ -12,7 +12,7 @@ from initcheck.signal.gradient import Term
 from initcheck.signal.grid import Spectrum, nodes, on_grid
 from initcheck.signal.kernel import Kernel
 from initcheck.signal.ops.linear import sum_of_few
-from initcheck.signal.shape import given_part, normal_cdf, quantiles
+from initcheck.signal.shape import given_part, normal_cdf, quantiles, sum_shape
 from initcheck.signal.value import Value, dims_of
 
 
@@ -76,3 +76,23 @@ def test_a_sloped_term_is_in_all_what_it_was_made_to_be() -> None:
     assert term.effective().classes == pytest.approx(total.classes, rel=1e-12)
     assert product.classes == pytest.approx(total.classes, rel=1e-12)
     assert np.allclose(product.profile[0], total.profile[0], rtol=1e-12)
+
+
+def test_parity_halves_an_expansion() -> None:
+    at = nodes(0)
+    values = np.maximum(at.z, 0.0) + np.sin(3 * at.z)
+    assert at.halves is not None
+    assert np.allclose(at.coefficients(values), at.basis @ values, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("width", [0.1, 0.5, 3.0])
+def test_the_shape_of_a_rectified_part_beside_a_normal_one(width: float) -> None:
+    """Third and fourth cumulants of a sum are those of its parts, and a normal part has none."""
+    at = nodes(0)
+    rectified = quantiles(np.maximum(at.z, 0.0), at.weights)
+    shape, rectified = sum_shape([rectified], width**2), rectified - rectified.mean()
+    variance, third = float((rectified**2).mean()), float((rectified**3).mean())
+    excess = float((rectified**4).mean()) - 3 * variance**2
+    whole = variance + width**2
+    assert float(at.weights @ shape**3) == pytest.approx(third / whole**1.5, abs=3e-4)
+    assert float(at.weights @ shape**4) - 3.0 == pytest.approx(excess / whole**2, abs=2e-3)

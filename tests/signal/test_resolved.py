@@ -15,7 +15,8 @@ from initcheck.signal.kernel import Kernel
 from initcheck.signal.ops.linear import Window, axis_through
 from initcheck.signal.ops.pooling import adaptive_windows, averaging
 from initcheck.signal.ops.resampling import interpolation
-from initcheck.signal.resolved import Resolved
+from initcheck.signal.resolved import Resolved, class_of
+from initcheck.signal.shape import normal_cdf
 from initcheck.signal.smoothing import smoothed
 from initcheck.signal.value import Value, dims_of
 
@@ -156,3 +157,20 @@ def test_a_norm_of_each_position_takes_its_border_away() -> None:
     assert np.allclose(level.own, field.same)
     corner = field.pairs[0, 0, 1, 1] / np.sqrt(field.own[0, 0] * field.own[1, 1])
     assert level.pairs[0, 0, 1, 1] == pytest.approx(corner * field.same)
+
+
+@pytest.mark.parametrize("mean", [-0.4, 0.1, 0.7])
+def test_a_jump_at_positions_of_any_scale(mean: float) -> None:
+    """E[1(u > 0)] = Phi(m / s): of a normal variable the grid's own points have the weights of each scale."""
+    own = 1.0 - 0.3 * np.array([1.0, 0.5, 0.2, 0.0, 0.2, 0.5, 1.0])
+    value = Value(dims_of((4, 3, 14), ("S", "C", "P")), mean, Kernel(1.0, 0.0, 0.0, 0.0))
+    value.covariance = replace(value.covariance, resolved=Resolved((14,), own, np.zeros((7, 7))))
+    source = value.own_source()
+    jump = (source.at.z > -mean).astype(float)
+    assert source.correlation.resolved is not None
+    reached = source.correlation.resolved.squares(jump, None, 0.0, source.at)
+    assert np.allclose(reached, normal_cdf(mean / np.sqrt(own)), rtol=3e-4)
+    profile = source.profile(jump)[0]
+    assert profile is not None
+    exact = normal_cdf(mean / np.sqrt(own))[class_of(14)]
+    assert np.allclose(profile, exact / exact.mean(), rtol=6e-4)

@@ -236,8 +236,8 @@ def scores(a: Value, b: Value, dims: Dims) -> Value:
     width = math.prod(x.size for x in a.dims[-1])
     k = score_kernel(a, b, width, 1.0)
     mean = a.mean * b.mean * width
-    covariance = k - (mean**2 / width if mean else 0.0)
-    if mean:
+    covariance = k
+    if mean**2 > 1e-12 * width * abs(k.same):  # beyond rounding
         covariance = (a.second * b.second - (a.mean * b.mean) ** 2) * width
         covariance = Kernel(covariance.same, covariance.far, covariance.cross, covariance.sample)
     return Value(dims, mean, covariance, approximate=a.approximate or b.approximate).settled()

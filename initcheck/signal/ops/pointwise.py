@@ -30,7 +30,7 @@ from initcheck.signal.shape import (
     sum_shape,
 )
 from initcheck.signal.steep import resolved
-from initcheck.signal.texture import CHANNELS, Texture, summed
+from initcheck.signal.texture import Texture, summed
 from initcheck.signal.unlike_channels import linear_share, sum_fluctuation
 from initcheck.signal.value import Dims, Echo, Source, Value, adopt, broadcast_dims, settle, without_pairs
 from initcheck.signal.written_norms import Group, added_to_mean, before_casts, normalised_operand
@@ -507,7 +507,7 @@ def biased(gradient: Gradient, weight_bias: float, value: Value) -> Gradient:
 
 def signed(texture: Texture | None, factor: float) -> Texture | None:
     """With the sign of the factor."""
-    return texture if texture is None or factor >= 0 else texture.scaled(np.full(CHANNELS, -1.0))
+    return texture if texture is None or factor >= 0 else texture.times(-1.0)
 
 
 def summed_echo(parts: Sequence[tuple[float, Value]]) -> Echo | None:
