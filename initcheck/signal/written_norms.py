@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch.fx
 
-from initcheck.signal.grid import Spectrum
+from initcheck.signal.grid import HALF_WIDTH, Spectrum
 from initcheck.signal.kernel import Array, Kernel
 from initcheck.signal.rule import shape_of
 from initcheck.signal.value import Value
@@ -73,6 +73,10 @@ def deviation(below: torch.fx.Node) -> torch.fx.Node | None:
     return chain if str(chain.meta.get("op", "")) == ("var" if root else "std") and chain.all_input_nodes else None
 
 
+_SIZES = np.linspace(0.0, HALF_WIDTH, 513)
+"""|z| of the points at which what a group makes of an element is worked out; between them it is smooth."""
+
+
 @dataclass(frozen=True, slots=True)
 class Group:
     """What a written-out norm divides by the std of: ``x``, over ``channels`` and the positions of each."""
@@ -111,8 +115,10 @@ class Group:
         decay = (1.0 + 2.0 * own) ** (0.5 - half) * (1.0 + 2.0 * t * r / m) ** (-0.5 * max(m - 2, 0))
         decay = decay / np.sqrt((wide if m > 1 else 1.0) * (1.0 + 2.0 * own * r) * (1.0 + 2.0 * bend * (1.0 - r)))
         bend = r * bend / (1.0 + 2.0 * bend * (1.0 - r)) + (1.0 - r) * own / (1.0 + 2.0 * own * r)
-        shown = np.exp(np.multiply.outer(-(source.at.z**2), bend)) * decay
-        return np.asarray(np.sqrt((1.0 - r / m) * (np.trapezoid(shown, t, axis=1) + t[0])))
+        steps = 0.5 * np.diff(t)
+        decay = decay * (np.append(steps, 0.0) + np.insert(steps, 0, 0.0))  # trapezoids
+        shown = np.exp(np.multiply.outer(-(_SIZES**2), bend)) @ decay
+        return np.asarray(np.interp(np.abs(source.at.z), _SIZES, np.sqrt((1.0 - r / m) * (shown + t[0]))))
 
     def left(self, kernel: Kernel, above: Value, scale: float) -> float:
         """The part of g f'(x) / s that is not taken off again by way of s.
