@@ -23,9 +23,11 @@ def check_model(context: ModelContext) -> Iterator[Finding]:
     verdict = cause_of(context).consequence
     if verdict.severity is not None and verdict.severity >= Severity.WARNING:
         return  # the line to blame is named
+    said: set[tuple[str, ...]] = set()  # a head may be applied to several maps
     for stretch in stretches(context.trace):
-        if not stretch.too_deep or not math.isfinite(stretch.chi):
+        if not stretch.too_deep or not math.isfinite(stretch.chi) or stretch.layers in said:
             continue
+        said.add(stretch.layers)
         first = next((r for r in context.trace.parameters.values() if r.module == stretch.layers[0]), None)
         write = final_write(first) if first is not None else None
         where = call_location(write, context) if write is not None else class_location(context)

@@ -346,6 +346,25 @@ def test_biased_branches_that_end_in_zeros_before_a_head_of_zeros_start_well() -
     assert loud(audit(Branches(), X)) == []
 
 
+def test_a_head_that_is_applied_to_several_maps_is_named_once() -> None:
+    class Pyramid(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem = nn.Sequential(nn.Conv2d(3, 64, 3), nn.BatchNorm2d(64), nn.ReLU())
+            self.head = nn.Sequential(*(layer for _ in range(5) for layer in (nn.Conv2d(64, 64, 3), nn.ReLU())))
+            for layer in self.head:
+                if isinstance(layer, nn.Conv2d):
+                    nn.init.normal_(layer.weight, std=0.01)
+                    nn.init.zeros_(layer.bias)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.stem(x)
+            return torch.cat([self.head(x).flatten(1), self.head(F.avg_pool2d(x, 2)).flatten(1)], 1)
+
+    torch.manual_seed(0)
+    assert [f.code for f in audit(Pyramid(), torch.randn(2, 3, 32, 32))].count("IC209") == 1
+
+
 def test_a_constant_before_a_norm_comes_back_by_its_rounding() -> None:
     """In exact arithmetic the ReLUs behind it stay shut; as it is, the first steps of Adam bring the net back."""
 

@@ -6,13 +6,17 @@ import numpy as np
 import pytest
 import torch
 import torch.fx
+import torch.nn.functional as F
+from torch import nn
 
 from initcheck.signal.combination import combination
 from initcheck.signal.kernel import Kernel
 from initcheck.signal.ops.attention import product_gradients
 from initcheck.signal.ops.normalisation import of_the_many
 from initcheck.signal.products import Contraction, activation_product
+from initcheck.signal.propagate import propagate
 from initcheck.signal.value import Atom, Dims, Mixing, Value
+from initcheck.tracing.ladder import trace
 
 CHANNELS, PLACES = 16, 24
 
@@ -103,3 +107,36 @@ def test_a_product_of_fluctuating_factors_fluctuates() -> None:
     weights = Value(dims, 0.4, Kernel(0.04, -0.04 / (PLACES - 1), 0.0, 0.0))
     product = activation_product(factor, weights, dims, 0.0)
     assert product.variance >= PLACES * factor.variance * weights.variance * (1 - 1e-9)
+
+
+class GatedUnits(nn.Module):
+    """Layers behind one another, half of the units of each gating the other half."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.layers, self.out = nn.ModuleList(nn.Linear(256, 512) for _ in range(3)), nn.Linear(256, 64)
+        self.dim = dim
+        for layer in self.layers:
+            nn.init.normal_(layer.weight, std=2 / 16)
+            nn.init.normal_(layer.bias, std=0.5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers:
+            x = F.glu(layer(x).movedim(-1, self.dim), self.dim).movedim(self.dim, -1)
+        return self.out(x)
+
+
+@pytest.mark.parametrize("dim", [-1, 1])
+def test_one_half_gates_the_other(dim: int) -> None:
+    torch.manual_seed(0)
+    net, x = GatedUnits(dim), torch.randn(16, 24, 256)
+    signal = propagate(trace(net, (x,), {}), strict=True)
+    seen: dict[str, torch.Tensor] = {}
+    for name, layer in net.layers.named_children():
+        layer.register_forward_hook(lambda _, __, out, name=name: seen.__setitem__(name, out) or out.retain_grad())
+    out = net(x)
+    out.backward(torch.randn(out.shape))
+    for row, real in zip(signal.layers, seen.values(), strict=False):
+        assert real.grad is not None
+        assert row.forward_std == pytest.approx(float(real.detach().std()), rel=0.06)
+        assert row.grad_std == pytest.approx(float(real.grad.std()), rel=0.06)
