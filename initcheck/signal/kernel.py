@@ -107,7 +107,8 @@ class Kernel:
         if self.pairs is not None and len(self.pairs) == size:
             return self.same * self.pairs
         result = np.full((size, size), self.far)
-        shape = self.profile[0] if len(self.profile) == 1 else None
+        bent = [p for p in self.profile if p is not None]
+        shape = bent[0] if len(bent) == 1 else None
         if shape is None or len(shape) != size:
             np.fill_diagonal(result, self.same)
             return result

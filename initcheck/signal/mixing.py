@@ -300,4 +300,4 @@ def to_scores(g: Kernel, v: Value, k: Value, q: Value, m: Mixing, chance: float 
     between = query * g.far / g.same * shared if g.same > 0 and queries > 1 else 0.0
     key = square * g.same * own_v * queries / whole * q.second.same
     key += m.overlap / whole * queries * (queries - 1) * max(g.far * q.second.far, 0.0) * own_v
-    return Kernel(query, between, 0.0, 0.0), Kernel(key, 0.0, 0.0, 0.0)
+    return Kernel(query, between, 0.0, 0.0, profile=g.profile), Kernel(key, 0.0, 0.0, 0.0)

@@ -306,6 +306,8 @@ def settle(k: Kernel, dims: Dims) -> Kernel:
     profile: Profile = ()
     if k.profile and len(k.profile) == len(positions):
         profile = tuple(p if p is None or len(p) == n else None for p, n in zip(k.profile, positions, strict=True))
+    elif k.profile:
+        profile = _aligned(k.profile, positions)
     same, far, cross, sample = k.same, k.far, k.cross, k.sample
     pairs = k.pairs if k.pairs is not None and positions == [len(k.pairs)] else None
     if "P" not in roles:
@@ -314,6 +316,19 @@ def settle(k: Kernel, dims: Dims) -> Kernel:
         cross, sample = same, far
     resolved = k.resolved if k.resolved is not None and k.resolved.sizes == tuple(positions) and "S" in roles else None
     return Kernel(same, far, cross, sample, local, profile, pairs, resolved)
+
+
+def _aligned(profile: Profile, positions: list[int]) -> Profile:
+    """A profile along more or fewer axes, where their sizes leave one way only to tell which are which, in order."""
+    bent = [p for p in profile if p is not None]
+    if not bent or len(bent) > len(positions):
+        return ()
+    ways = itertools.combinations(range(len(positions)), len(bent))
+    fitting = [way for way in ways if all(len(p) == positions[i] for p, i in zip(bent, way, strict=True))]
+    if len(fitting) != 1:
+        return ()
+    axes = dict(zip(fitting[0], bent, strict=True))
+    return tuple(axes.get(i) for i in range(len(positions)))
 
 
 def dims_of(shape: Sequence[int], roles: Sequence[Role]) -> Dims:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -42,7 +43,7 @@ class Split(Rule):
         outputs = call.node.meta["val"]
         return tuple(taken(value, tuple(int(s) for s in o.shape), call.op == "unbind") for o in outputs)
 
-    def backward_many(self, call: Call, gradients: Any) -> Flow:
+    def backward_many(self, call: Call, gradients: Mapping[int, Gradient]) -> Flow:
         value = call.value("input")
         whole = math.prod(value.shape)
         total: Kernel | None = None
@@ -51,7 +52,27 @@ class Split(Rule):
             kernel = gradient.collapsed() * (math.prod(part.shape) / max(whole, 1))
             total = kernel if total is None else total + kernel
         if total is not None:
-            yield call.node_of("input"), Gradient.fresh(settle(total.without_local(), value.dims))
+            total = replace(total.without_local(), profile=self._profile(call, value, gradients) or total.profile)
+            yield call.node_of("input"), Gradient.fresh(settle(total, value.dims))
+
+    def _profile(self, call: Call, value: Value, gradients: Mapping[int, Gradient]) -> Profile:
+        """Gradients of unlike parts of the positions, one after the other: text tokens in front of an image's."""
+        dim = next((i for i, n in enumerate(value.shape) if call.op != "unbind" and n != call.out[0].shape[i]), None)
+        if dim is None or [a.role for a in value.dims[dim]] != ["P"]:
+            return ()
+        axis, pieces = axis_of(value.dims, dim), []
+        for index, part in enumerate(call.out):
+            size = part.shape[dim]
+            if index not in gradients:
+                pieces.append(np.zeros(size))
+                continue
+            kernel = gradients[index].collapsed()
+            own = kernel.profile[axis] if len(kernel.profile) == len(value.positions) else None
+            pieces.append(kernel.same * (np.ones(size) if own is None or len(own) != size else own))
+        along = np.concatenate(pieces)
+        axes: list[Array | None] = [None] * len(value.positions)
+        axes[axis] = along / along.mean() if along.mean() > 0 else None
+        return tuple(axes)
 
 
 def taken(value: Value, shape: tuple[int, ...], dropped: bool = False) -> Value:
