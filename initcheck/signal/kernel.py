@@ -222,10 +222,9 @@ class Kernel:
                 every = np.asarray(op(self.between_positions(size), other.between_positions(size)))  # type: ignore[arg-type]
                 return Kernel.by_pairs(every, op(self.cross, other.cross), op(self.sample, other.sample))
         local = None
-        if self.local is not None or other.local is not None:
-            mine, theirs = _matched(self, other)
-            if mine is not None and theirs is not None:
-                local = np.asarray(op(mine, theirs))  # type: ignore[arg-type]
+        mine, theirs = by_displacement(self, other)
+        if mine is not None and theirs is not None:
+            local = np.asarray(op(mine, theirs))  # type: ignore[arg-type]
         result = Kernel(
             op(self.same, other.same),
             op(self.far, other.far),
@@ -333,8 +332,10 @@ def _profile_product(a: Profile, b: Profile) -> tuple[Profile, float]:
     return tuple(result), overlap
 
 
-def _matched(a: Kernel, b: Kernel) -> tuple[Array | None, Array | None]:
-    """The two local kernels on one common grid of displacements, filled with ``far``."""
+def by_displacement(a: Kernel, b: Kernel) -> tuple[Array | None, Array | None]:
+    """The two local kernels on one common grid of displacements, filled with ``far``; None where there is none."""
+    if a.local is None and b.local is None:
+        return None, None
     ndim = a.local.ndim if a.local is not None else b.local.ndim if b.local is not None else 0
     if (a.local is not None and a.local.ndim != ndim) or (b.local is not None and b.local.ndim != ndim):
         return None, None

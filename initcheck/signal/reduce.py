@@ -8,7 +8,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from initcheck.signal.kernel import Kernel, Profile
+from initcheck.signal.kernel import Array, Kernel, Profile
+from initcheck.signal.smoothing import REACH
 from initcheck.signal.value import Atom, Dims, settle
 
 
@@ -65,9 +66,22 @@ def spread_kernel(k: Kernel, dims: Dims, over: Sequence[int]) -> Kernel:
     left = any(a.role == "P" for i, dim in enumerate(dims) if i not in set(over) for a in dim)
     if not left:
         k = Kernel(k.same, k.same, k.cross, k.cross)
+    local = copied_local(k, dims, over) if left else None
     if any(a.role == "S" for i in over for a in dims[i]):
         k = Kernel(k.same, k.far, k.same, k.far)
-    return Kernel(k.same, k.far, k.cross, k.sample)
+    return Kernel(k.same, k.far, k.cross, k.sample, local)
+
+
+def copied_local(k: Kernel, dims: Dims, over: Sequence[int]) -> Array | None:
+    """The local kernel where axes appear along which all is alike; None if they are long."""
+    axes = [(i in set(over), a.size) for i, dim in enumerate(dims) for a in dim if a.role == "P"]
+    if k.local is None or k.local.ndim != sum(not new for new, _ in axes):
+        return None
+    if any(new and size > REACH for new, size in axes):
+        return None
+    kept = iter(k.local.shape)
+    local = k.local.reshape([1 if new else next(kept) for new, _ in axes])
+    return np.broadcast_to(local, [size if new else n for (new, size), n in zip(axes, local.shape, strict=True)])
 
 
 def missing_dims(dims: Dims, shape: Sequence[int]) -> list[int]:

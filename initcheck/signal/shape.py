@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from initcheck.signal.grid import Correlations, Spectrum, nodes
-from initcheck.signal.kernel import Array, Kernel, Profile
+from initcheck.signal.kernel import Array, Kernel, Profile, by_displacement
 
 if TYPE_CHECKING:
     from initcheck.signal.value import Source
@@ -213,7 +213,7 @@ def by_value(square: Array, u: Array, weights: Array) -> Array:
 
 def matched(total: Kernel, slope: Array, source: Source) -> Kernel:
     """The kernel that, times the kernel of ``slope``, gives ``total``."""
-    own = Spectrum.of(slope, source.at).kernel(source.correlation.without_local())
+    own = Spectrum.of(slope, source.at).kernel(source.correlation)
     if total.pairs is not None:
         size = len(total.pairs)
         whole, part = total.between_positions(size), own.between_positions(size)
@@ -226,12 +226,17 @@ def matched(total: Kernel, slope: Array, source: Source) -> Kernel:
         return a / b if abs(b) > 1e-9 * own.same else 0.0
 
     profile, level = straightened(total.profile, source.profile(slope))
+    same, local = ratio(total.same, own.same) * level, None
+    near, near_own = by_displacement(total, own)
+    if near is not None and near_own is not None:
+        local = np.divide(near, near_own, out=np.zeros_like(near), where=np.abs(near_own) > 1e-9 * own.same)
+        local[(0,) * local.ndim] = same
     return Kernel(
-        ratio(total.same, own.same) * level,
+        same,
         ratio(total.far, own.far),
         ratio(total.cross, own.cross) * level,
         ratio(total.sample, own.sample),
-        None,
+        local,
         profile,
     )
 

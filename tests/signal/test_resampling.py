@@ -42,25 +42,36 @@ def test_bilinear_copies_vary_less_than_what_they_copy(size: int) -> None:
     assert signal.forward[up].variance / signal.forward[conv].variance == pytest.approx(grown, rel=0.05)
 
 
+def joined(low: torch.Tensor, high: torch.Tensor, join: str) -> torch.Tensor:
+    if join == "stack":
+        return torch.stack([low, high]).sum(0)
+    both = torch.cat([low, high], 1)
+    return both.relu() if join == "rectified" else both
+
+
 class Decoder(nn.Module):
     """Two scales joined by interpolation, with a third up-sampling at the end."""
 
-    def __init__(self, mode: str) -> None:
+    def __init__(self, mode: str, join: str) -> None:
         super().__init__()
-        self.low, self.high, self.joined = (nn.Conv2d(n, WIDTH, 1, bias=False) for n in (WIDTH, WIDTH, 2 * WIDTH))
-        self.mode = mode
+        width = WIDTH if join == "stack" else 2 * WIDTH
+        self.low, self.high, self.last = (nn.Conv2d(n, WIDTH, 1, bias=False) for n in (WIDTH, WIDTH, width))
+        self.mode, self.join = mode, join
 
     def forward(self, small: torch.Tensor, large: torch.Tensor) -> torch.Tensor:
         low = interpolate(self.low(small), size=(16, 16), mode=self.mode)
         high = interpolate(self.high(large), size=(16, 16), mode=self.mode)
-        return interpolate(self.joined(torch.cat([low, high], 1)), size=(64, 64), mode=self.mode)
+        return interpolate(self.last(joined(low, high, self.join)), size=(64, 64), mode=self.mode)
 
 
-@pytest.mark.parametrize("mode", ["bilinear", "bicubic", "nearest"])
-def test_neighbours_have_like_gradients_before_the_next_interpolation(mode: str) -> None:
+@pytest.mark.parametrize(
+    ("mode", "join"),
+    [("bilinear", "cat"), ("bicubic", "cat"), ("nearest", "cat"), ("bilinear", "stack"), ("bilinear", "rectified")],
+)
+def test_neighbours_have_like_gradients_before_the_next_interpolation(mode: str, join: str) -> None:
     """The adjoint of one interpolation leaves neighbours correlated; the next sums over them, or picks among them."""
     torch.manual_seed(0)
-    model, inputs = Decoder(mode), (torch.randn(8, WIDTH, 4, 4), torch.randn(8, WIDTH, 32, 32))
+    model, inputs = Decoder(mode, join), (torch.randn(8, WIDTH, 4, 4), torch.randn(8, WIDTH, 32, 32))
     signal = propagate(trace(model, inputs, {}))
     predicted = [signal.backward[n].same for n in signal.forward if n.meta.get("op") == "conv2d"]
     found: list[torch.Tensor] = []
@@ -74,4 +85,4 @@ def test_neighbours_have_like_gradients_before_the_next_interpolation(mode: str)
         out = model(*inputs)
         gradients = torch.autograd.grad(out, found, torch.randn_like(out))
         measured += torch.stack([g.square().mean() for g in gradients]) / 8
-    assert predicted == pytest.approx(measured.tolist(), rel=0.06)
+    assert predicted == pytest.approx(measured.tolist(), rel=0.08)

@@ -124,6 +124,13 @@ class Concatenate(Rule):
                     dims.append((Atom(role, size),) if size > 1 else ())
         return tuple(dims)
 
+    def _at_one_place(self, k: Kernel, dims: Dims, dim: int) -> Array | None:
+        """The local kernel of what one element of a stack gets."""
+        axes = [i for i, d in enumerate(dims) for a in d if a.role == "P"]
+        if k.local is None or k.local.ndim != len(axes) or dim not in axes:
+            return None
+        return np.asarray(k.local[(slice(None),) * axes.index(dim) + (0,)])
+
     def backward(self, call: Call, gradient: Gradient) -> Flow:
         parts = self._parts(call)
         if gradient.parts and len(gradient.parts) == len(parts):
@@ -137,11 +144,11 @@ class Concatenate(Rule):
         square = gradient.square_slope(call.out) if call.out.parts else None
         kernel = gradient.collapsed()
         if {a.role for a in dims[dim]} != {"C"}:
-            kernel = kernel.without_local()
+            kernel = replace(kernel, local=self._at_one_place(kernel, dims, dim) if call.op == "stack" else None)
         if square is not None:
             for node, value in parts:
                 if not (value.iid or value.constant is not None):
-                    yield node, by_element(kernel, square, call.out, value)
+                    yield node, of_part(gradient, call.out, value)
             return
         axis = axis_of(dims, dim)
         along = len(dims[dim]) == 1 and dims[dim][0].role == "P" and axis < len(kernel.profile)
@@ -160,6 +167,20 @@ class Concatenate(Rule):
                 axes[axis] = piece / level if level > 0 and size > 1 else None
                 share = part_of(replace(kernel, profile=tuple(axes), pairs=None), level)
             yield node, Gradient.of(Term(settle(share, value.dims)))
+
+
+def of_part(gradient: Gradient, whole: Value, part: Value) -> Gradient:
+    """The gradient of some of the channels of ``whole``: what it met behind depends on their own elements."""
+    known, source = whole.own_source(), part.own_source()
+    u, own = known.u.double().numpy(), part.own_grid().double().numpy()
+    result = Gradient()
+    for term in gradient.terms.values():
+        if term.source is known and term.slope is not None:
+            slope = torch.from_numpy(np.interp(own, u, term.slope.double().numpy()))
+            result.add(Term(settle(term.kernel, part.dims), slope, source))
+        else:
+            result.add(Term(settle(term.effective(), part.dims)))
+    return result
 
 
 def by_element(kernel: Kernel, square: Array, whole: Value, part: Value, of_whole: bool = True) -> Gradient:
