@@ -67,9 +67,9 @@ class _Arriving:
         if not isinstance(out, Value) or out.grid is None or out.source is None or out.grid is out.source.u:
             return self
         u = out.source.u.double().numpy()
-        if len(u) != len(out.grid) or not (np.diff(u) > 0).all():
+        if len(u) != len(out.grid) or not (out.source.straight or (np.diff(u) > 0).all()):
             return self
-        excess, _ = _excess(np.gradient(out.grid.double().numpy(), u), out)
+        excess, _ = _excess(np.gradient(out.grid.double().numpy(), u[1] - u[0] if out.source.straight else u), out)
         k, same = value.second, value.second.same
         parts = [min(max(c / same, 0.0), 1.0) for c in (k.far, k.cross, k.sample)] if same > 0 else [1.0] * 3
         return _Arriving(self.before, self.alike, self.share, self.slopes + excess * _pairs(value, *parts))

@@ -27,9 +27,9 @@ from initcheck.signal.value import Source, Value
 _identities = itertools.count(1)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(eq=False, slots=True)
 class Term:
-    """delta (its kernel) times ``slope`` (None: 1) on the grid of ``source``."""
+    """delta (its kernel) times ``slope`` (None: 1) on the grid of ``source``. Never changed once made."""
 
     kernel: Kernel
     slope: torch.Tensor | None = None

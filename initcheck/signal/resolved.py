@@ -221,6 +221,8 @@ class Resolved:
     def squares(self, values: Array, u: Array | None, mean: float, at: Nodes) -> Array:
         """E[f(u)²] by class, as ``applied`` expands it; ``u`` None: it is normal."""
         scales, between = _levels(np.sqrt(np.maximum(self.own.ravel(), 1e-12)))
+        if len(scales) == 1:
+            return np.full(self.own.shape, float(at.weights @ values**2))
         if u is None:
             return np.asarray((_normal_weights(at.phase, scales.tobytes()) @ values**2) @ between).reshape(
                 self.own.shape

@@ -41,8 +41,11 @@ class Call:
     _args: tuple[Any, ...] = field(init=False, repr=False)
     _kwargs: Mapping[str, Any] = field(init=False, repr=False)
 
+    _shape: tuple[int, ...] = field(init=False, repr=False)
+
     def __post_init__(self) -> None:
         self._args, self._kwargs = self.node.args, self.node.kwargs
+        self._shape = shape_of(self.node)
 
     @property
     def op(self) -> str:
@@ -52,7 +55,7 @@ class Call:
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the (first) output."""
-        return shape_of(self.node)
+        return self._shape
 
     def raw(self, name: str, default: Any = None) -> Any:
         """The argument as recorded: a node, a sequence, a plain value."""

@@ -572,8 +572,10 @@ def few_inputs(kernel: Kernel, x: Value, fan: float, square: Array | None, y: Va
     """
     if fan > FEW or square is None or x.variance <= 0 or x.iid:
         return Gradient.fresh(kernel)
-    source, behind = x.own_source(), y.own_source().at.z
-    either = 0.5 * (square + np.interp(-behind, behind, square))  # weights have either sign
+    source, at = x.own_source(), y.own_source().at
+    behind = at.z
+    mirrored = square[::-1] if at.phase == 0 else np.interp(-behind, behind, square)
+    either = 0.5 * (square + mirrored)  # weights have either sign
     centred = (x.own_grid().double().numpy() - x.mean) / math.sqrt(x.variance)
     coarse = np.linspace(centred.min(), centred.max(), 96)
     rho, shares = weight_correlations(round(max(fan, 1.0), 2))

@@ -282,8 +282,9 @@ def sloped(kernel: Kernel, square: Array, out: Value, x: Value) -> Gradient:
     What was large in a skewed sum, or in a sum of few, is large behind the norm, and meets the same side of the next
     rectifier.
     """
-    source, behind = x.own_source(), out.own_source().at.z
-    slope = np.sqrt(np.maximum(np.interp(source.at.z, behind, square), 0.0))
+    source, behind = x.own_source(), out.own_source().at
+    met = square if source.at.phase == behind.phase else np.interp(source.at.z, behind.z, square)
+    slope = np.sqrt(np.maximum(met, 0.0))
     return Gradient.of(Term.reaching(kernel, slope, source))
 
 
