@@ -94,12 +94,12 @@ def test_residual_growth_is_one_finding() -> None:
 
 
 class Rescaled(nn.Module):
-    """Small layers, each followed by a norm: scale does not matter."""
+    """Five small layers, each followed by a norm: scale does not matter (of thirty it does, as IC205 says)."""
 
     def __init__(self) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        for _ in range(30):
+        for _ in range(5):
             linear = nn.Linear(32, 32)
             nn.init.normal_(linear.weight, std=1e-3)
             nn.init.zeros_(linear.bias)

@@ -70,3 +70,16 @@ def test_the_step_grows_as_the_square_of_what_the_weights_shrink_by() -> None:
     measured = step(net(40, 0.003), 1e-6) / step(net(40, 0.006), 1e-6)
     assert half / one == pytest.approx(measured, rel=0.3)
     assert 2.5 < half / one < 4
+
+
+@pytest.mark.parametrize(("depth", "label"), [(5, "info"), (30, "warning")])
+def test_a_short_chain_finds_other_weights(depth: int, label: str) -> None:
+    """Without an eps the step is the same at every depth; 5 layers learn under 4 of 6 settings, 30 under none."""
+    torch.manual_seed(0)
+    layers: list[nn.Module] = []
+    for _ in range(depth):
+        layers += [nn.Linear(32, 32), nn.LayerNorm(32, eps=1e-12), nn.ReLU()]
+        nn.init.normal_(layers[-3].weight, std=1e-3)
+        nn.init.zeros_(layers[-3].bias)
+    findings = audit(nn.Sequential(*layers, nn.Linear(32, 10)), X)
+    assert [f.severity.label for f in findings if f.code == "IC205"] == [label]
