@@ -212,6 +212,8 @@ class _Run:
         self.forward: dict[torch.fx.Node, State] = {}
         self.zero_from: dict[torch.fx.Node, ParameterRecord] = {}
         """For a zero tensor: the zero parameter that makes it so."""
+        self.zero_at: dict[torch.fx.Node, torch.fx.Node] = {}
+        """For a zero tensor: the op that makes it so of something else than zero, until its parameter moves."""
         self.biases: dict[torch.fx.Node, tuple[object, ...]] = {}
         """For the output of a layer of zero weights: the bias, which is all that it is, and what is done to it."""
         self.backward: dict[torch.fx.Node, State] = {}
@@ -222,8 +224,9 @@ class _Run:
             return Symmetry()  # nothing starts equal
         for node in self.trace.graph.nodes:
             self.forward[node] = self._forward(node)
-        for node in reversed(list(self.trace.graph.nodes)):
-            self._backward(node)
+        for _ in range(2 if self.zero_at else 1):  # the first time tells what moves
+            for node in reversed(list(self.trace.graph.nodes)):
+                self._backward(node)
         products = list(self._products())
         spoken = {r.name for p in products for r in (p.first, p.second)}
         layers = [layer for layer in self._layers() if layer.record.name not in spoken]
@@ -370,6 +373,21 @@ class _Run:
 
         if state is ZERO and isinstance(source, torch.fx.Node) and source in self.zero_from:
             self.zero_from[node] = self.zero_from[source]
+            if source in self.zero_at:
+                self.zero_at[node] = self.zero_at[source]
+
+    def _zero_by(self, node: torch.fx.Node, record: ParameterRecord, inside: State) -> None:
+        """The output is zero by its own parameter, which moves if the input is something else and a gradient comes."""
+        self.zero_from[node] = record
+        if inside is not ZERO and record.requires_grad:
+            self.zero_at[node] = node
+
+    def _opens(self, node: object) -> bool:
+        """Whether a zero tensor is one only until the first step: a gradient reaches what makes it zero."""
+        import torch.fx
+
+        place = self.zero_at.get(node) if isinstance(node, torch.fx.Node) else None
+        return place is not None and self.backward.get(place, ZERO) is not ZERO
 
     def _layer(self, node: torch.fx.Node, inside: State, first: object) -> State:
         weight, bias = self._weight(node), self._bias(node)
@@ -378,7 +396,7 @@ class _Run:
             if gain is None and inside is not ZERO:
                 return GENERIC
             if bias is ZERO and gain is not None:
-                self.zero_from[node] = gain
+                self._zero_by(node, gain, inside)
             elif bias is ZERO:
                 self._inherit(node, first, ZERO)
             return bias if gain is not None or bias is ZERO else GENERIC
@@ -386,7 +404,7 @@ class _Run:
             self.biases[node] = (self._parameter(_argument(node, "bias", _places(node)[2])),)
             if bias is ZERO:
                 if weight.rows is ZERO:
-                    self.zero_from[node] = weight.record
+                    self._zero_by(node, weight.record, inside)
                 else:
                     self._inherit(node, first, inside)
             return bias
@@ -410,7 +428,7 @@ class _Run:
         if inside is GENERIC:
             if not scale or any(s is not ZERO for s in scale):
                 return GENERIC
-            self.zero_from[node] = records[0]
+            self._zero_by(node, records[0], inside)
             return ZERO
         return EQUAL if all(s is not GENERIC for s in scale) else GENERIC
 
@@ -474,7 +492,7 @@ class _Run:
         elif op in _KEEPS or op in _QUOTIENTS:
             self._flow_to_all(node, delta)
         elif inside is ZERO and (op in _DEAD_AT_ZERO or (op in _POWERS and _exponent(node) > 1)):
-            self._flow(first, ZERO)
+            self._flow(first, GENERIC if delta is not ZERO and self._opens(first) else ZERO)
         elif op in _POWERS and _exponent(node) > 0:
             self._flow(first, delta if inside is EQUAL or delta is ZERO else GENERIC)
         elif op in _ODD or op in _DEAD_AT_ZERO or op in _LIFTING or op in _MAX_POOLS:

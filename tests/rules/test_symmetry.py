@@ -346,6 +346,40 @@ def test_a_zero_gain_of_a_computed_weight_makes_a_dead_product() -> None:
     assert not any(p.grad is not None and p.grad.any() for p in (net.gain, net.conv.weight, net.last.weight))
 
 
+class GatedEnd(nn.Module):
+    """A branch whose last norm starts at zero, squeezed and excited behind it, where a ReLU then stands at zero."""
+
+    def __init__(self, *, around: bool) -> None:
+        super().__init__()
+        self.stem, self.conv, self.norm = nn.Conv1d(32, 16, 1), nn.Conv1d(16, 16, 1), nn.BatchNorm1d(16)
+        self.down, self.up, self.head = nn.Linear(16, 8), nn.Linear(8, 16), nn.Linear(16, 4)
+        self.around = around
+        nn.init.zeros_(self.norm.weight)
+        nn.init.constant_(self.down.weight, 0.1)
+        nn.init.zeros_(self.down.bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x.unsqueeze(-1))
+        branch = self.norm(self.conv(F.silu(x)))
+        gate = self.up(torch.relu(self.down(branch.mean(-1)))).unsqueeze(-1)
+        x = x + (branch * torch.sigmoid(gate) if self.around else gate)
+        return self.head(x.mean(-1))
+
+
+@pytest.mark.parametrize("around", [True, False])
+def test_a_relu_at_zero_opens_with_what_makes_its_input_zero(around: bool) -> None:
+    """The norm moves where the branch goes around the gate as well, and the gate's layers with it."""
+    torch.manual_seed(0)
+    net = GatedEnd(around=around)
+    errors = [f.parameter for f in audit(net, X) if f.severity >= 2]
+    assert errors == ([] if around else ["down.weight"])
+    steps = torch.optim.SGD(net.parameters(), 0.1)
+    for _ in range(3):
+        net(X).square().sum().backward()
+        steps.step()
+    assert bool((net.down.weight != 0.1).any()) is around
+
+
 def test_arguments_of_any_kind_do_no_harm() -> None:
     """wav2vec2 and HuBERT hand numpy's arrays (masks of time steps) to torch's functions."""
     model = filled(mlp(2, 16, nn.ReLU), 0.1, (1,))
