@@ -574,3 +574,20 @@ def test_what_a_norm_divides_out_is_not_multiplied_again_before_the_scales_that_
     assert conv.grad_std is not None
     assert norm.grad_std is not None
     assert conv.grad_std / norm.grad_std == pytest.approx(float((squares[0] / squares[1]).sqrt()), rel=0.12)
+
+
+def test_few_channels_with_like_neighbours_make_the_stds_of_units_differ() -> None:
+    def build() -> nn.Sequential:
+        conv = nn.Conv2d(3, 256, 5, padding=2, bias=False)
+        return nn.Sequential(nn.Upsample(scale_factor=4), conv, nn.BatchNorm2d(256), nn.ReLU(), nn.Conv2d(256, 64, 1))
+
+    square = 0.0
+    for seed in range(4):
+        torch.manual_seed(seed)
+        net, x = build(), torch.randn(8, 3, 10, 10)
+        first = net[:2](x)
+        out = net[2:](first)
+        (gradient,) = torch.autograd.grad((out * torch.randn_like(out)).sum(), first)
+        square += float(gradient.square().mean()) / 4
+    conv, *_ = propagate(trace(build(), (torch.randn(8, 3, 10, 10),), {})).layers
+    assert conv.grad_std == pytest.approx(math.sqrt(square), rel=0.03)

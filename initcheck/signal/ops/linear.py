@@ -441,6 +441,9 @@ class Convolution(Rule):
         uses = math.prod(window.concentration for window in windows) / channels
         fluctuation = of_few_weights(uses, call.value("weight").kurtosis) if w.variance > 0 else 0.0
         result = Value(dims, mean, k, approximate=x.approximate, fluctuation=fluctuation).settled()
+        if channels > 1 and w.variance > 0:
+            result.inherited = of_alike_taps(x.covariance, windows) / channels
+            result.fluctuation += result.inherited
         if channels == 1:
             share = x.own_source().correlation.mean_over(x.count("S"), x.positions)
             spread = min(variance_spread(x, share), 1.0)
@@ -528,6 +531,30 @@ def of_few_weights(concentration: float, kurtosis: float) -> float:
     Of fewer than three the inverse has no mean, whatever their distribution, as long as it reaches zero: as if normal.
     """
     return concentration * (kurtosis - 1.0 if concentration < 0.4 else 2.0)
+
+
+def of_alike_taps(k: Kernel, windows: Sequence[Window]) -> float:
+    """What like neighbours add to that relative variance, for one channel of inputs.
+
+    Var[s²] / E[s²]² of s² = sum_{t,t'} w_t w_t' K(t - t') is 2 sum_{t,t'} rho(t - t')² / n² for n normal weights, of
+    which 2/n is that of t = t': a kernel's lowest frequency counts most. What all samples share is no part of K.
+    """
+    own = k.same - k.sample
+    taps = math.prod(window.kernel for window in windows)
+    if not own > 0 or taps == 1:
+        return 0.0
+    base = (k.far - k.sample) / own
+    if k.local is None or k.local.ndim != len(windows):
+        return 2.0 * (1.0 - 1.0 / taps) * base**2
+    square: Array = ((k.local - k.sample) / own) ** 2
+    for axis, window in enumerate(windows):
+        apart = np.arange(window.kernel) * window.dilation
+        within = apart[apart < square.shape[axis]]
+        beyond = [(0, window.kernel - len(within)) if a == axis else (0, 0) for a in range(square.ndim)]
+        square = np.pad(np.take(square, within, axis), beyond, constant_values=base**2)
+        pairs = np.where(apart == 0, 1.0, 2.0) * (window.kernel - np.arange(window.kernel))
+        square = square * pairs.reshape([-1 if a == axis else 1 for a in range(square.ndim)])
+    return max(2.0 * (float(square.sum()) / taps**2 - 1.0 / taps), 0.0)
 
 
 def sum_of_few(x: Value, fan: float) -> Array | None:
