@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -22,6 +22,7 @@ class Smoother:
     lags: Array
     level: float
     level_square: float
+    _transposed: list[Smoother] = field(init=False, repr=False, compare=False, default_factory=list)
 
     @classmethod
     def of(cls, matrix: Array) -> Smoother:
@@ -32,7 +33,9 @@ class Smoother:
     @property
     def transposed(self) -> Smoother:
         """The map of the gradient."""
-        return Smoother.of(np.ascontiguousarray(self.matrix.T))
+        if not self._transposed:
+            self._transposed.append(Smoother.of(np.ascontiguousarray(self.matrix.T)))
+        return self._transposed[0]
 
 
 def _lags(matrix: Array) -> Array:
@@ -49,11 +52,18 @@ def _lags(matrix: Array) -> Array:
     columns = min(max(width, REACH), inputs)
     result = np.zeros((reach, columns))
     for d in range(reach):
-        product = matrix[: outputs - d].T @ matrix[d:] / (outputs - d)
-        for lag in range(columns):
-            value = np.trace(product, lag)
-            result[d, lag] = value + np.trace(product, -lag) if lag else value
+        sums = _diagonals(matrix[: outputs - d].T @ matrix[d:] / (outputs - d))
+        result[d] = sums[inputs - 1 : inputs - 1 + columns]
+        result[d, 1:] += sums[inputs - columns : inputs - 1][::-1]
     return result
+
+
+def _diagonals(product: Array) -> Array:
+    """The sums along all diagonals of a square matrix, the lowest first: its rows, each shifted by one more."""
+    size = len(product)
+    shifted = np.zeros((size, 2 * size))
+    shifted[:, :size] = product[::-1]
+    return np.asarray(shifted.ravel()[: size * (2 * size - 1)].reshape(size, -1).sum(0))
 
 
 def smoothed(k: Kernel, maps: Sequence[Smoother]) -> Kernel:

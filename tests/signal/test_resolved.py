@@ -174,3 +174,19 @@ def test_a_jump_at_positions_of_any_scale(mean: float) -> None:
     assert profile is not None
     exact = normal_cdf(mean / np.sqrt(own))[class_of(14)]
     assert np.allclose(profile, exact / exact.mean(), rtol=6e-4)
+
+
+def test_lags_of_a_map_are_its_products_by_displacement() -> None:
+    matrix = interpolation(5, 9, "linear", corners=False).matrix
+    lags = interpolation(5, 9, "linear", corners=False).lags
+    for shift, lag in ((0, 0), (0, 2), (1, 0), (2, 1)):
+        pairs = [
+            matrix[p, i] * matrix[p + shift, j]
+            for p in range(9 - shift)
+            for i in range(5)
+            for j in range(5)
+            if abs(i - j) == lag
+        ]
+        assert lags[shift, lag] == pytest.approx(sum(pairs) / (9 - shift), abs=1e-12)
+    transposed = interpolation(5, 9, "linear", corners=False).transposed
+    assert transposed is interpolation(5, 9, "linear", corners=False).transposed
