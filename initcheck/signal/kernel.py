@@ -197,8 +197,10 @@ class Kernel:
         theirs = other.profile if isinstance(other, Kernel) else ()
         if not self.profile and not theirs:
             return ()
-        if self.profile and theirs and len(self.profile) != len(theirs):
-            return ()
+        if self.profile and theirs and len(self.profile) != len(theirs):  # one was cut into windows: it counts as flat
+            if len(self.profile) > len(theirs):
+                return replace(self, profile=())._mixed_profile(other)
+            theirs = ()
         mine_share, their_share = abs(self.same), abs(other.same if isinstance(other, Kernel) else other)
         total = mine_share + their_share
         if not (total > 0 and np.isfinite(total)):

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from initcheck.signal.kernel import Array, Kernel
+from initcheck.signal.profiles import Windows, product, product_mean, window_axes
 from initcheck.signal.value import Dims, Mixing, Value, settle
 
 PAIRS_LIMIT = 320
@@ -157,31 +158,38 @@ def excess(m: Mixing, seen: Array) -> Array:
     return np.asarray(np.maximum(concentration(seen, m.logit_variance) - 1.0 / seen, 0.0))
 
 
-def mix(v: Value, m: Mixing, dims: Dims, chance: float = 0.0) -> Value:
+def mix(v: Value, m: Mixing, dims: Dims, leaning: Kernel | None = None) -> Value:
     """sum_k p_k v_k with rows p that sum to one: what positions share is kept, what is their own is averaged.
 
-    E[y²] = far + (same - far) E[sum p²]; two rows overlap by ``overlap``. ``chance``: 1/C where keys and values are
-    projections of the same C-dimensional tokens. A channel of v is then correlated with the logits of a query, the
-    square of the correlation being 1/C over random weights: by so much of ``tilt`` is v averaged less, and queries
-    that are alike lean the same way.
+    E[y²] = far + (same - far) E[sum p²]; two rows overlap by ``overlap``. ``leaning``: 1/C times how queries are alike,
+    where keys and values are projections of the same C-dimensional tokens. A channel of v is then correlated with the
+    logits of a query, the square of the correlation being 1/C over random weights: by so much of ``tilt`` is v averaged
+    less, and queries that are alike lean the same way, whichever sample they are of.
     """
     k = v.covariance
     if by_pairs(m, v.positions):
-        return Value(dims, v.mean, mixed_pairs(k, m, chance), approximate=v.approximate).settled()
-    own, other = k.same - k.far, k.cross - k.sample
+        return Value(
+            dims, v.mean, mixed_pairs(k, m, leaning.same if leaning else 0.0), approximate=v.approximate
+        ).settled()
+    windows = Windows.of(k.profile, window_axes(v.positions, m.keys), m.logit_variance)
+    own, other = windows.own(k.same, k.far), windows.own(k.cross, k.sample)
     square = m.square * (1 + m.dropped)
-    leant = 0.0
-    if chance:
+    lean = Kernel.constant(0.0)
+    if leaning is not None:
         counts = np.array([float(max(m.keys, 1))]) if m.seen is None else m.seen
-        leant = own * chance * float(tilt(counts, m.logit_variance).mean())
-    together = leant * m.shared_variance / m.logit_variance if m.logit_variance > 0 else 0.0
+        lean = leaning * (own * float(tilt(counts, m.logit_variance).mean()))
     places, queries = math.prod(a.size for d in dims for a in d if a.role == "P"), math.prod(a.size for a in dims[-2])
     near = (queries - 1) / (places - 1) if places > queries else 1.0  # share of other positions in the same window
+    alike = windows.squared
+    apart = near * alike + (1 - near) * windows.unlike(places / max(queries, 1))
     covariance = Kernel(
-        k.far + own * square + leant,
-        k.far + own * m.overlap * near + together,
-        k.sample + other * m.overlap,
-        k.sample + other * m.overlap * near,
+        k.far * alike + own * square + lean.same,
+        k.far * apart + own * m.overlap * near + lean.far,
+        k.sample * alike + other * m.overlap + lean.cross,
+        k.sample * apart + other * m.overlap * near + lean.sample,
+        profile=windows.mixed(
+            own * square + lean.same, k.far * alike, len([a for d in dims for a in d if a.role == "P"])
+        ),
     )
     return Value(dims, v.mean, covariance, approximate=v.approximate).settled()
 
@@ -211,8 +219,11 @@ def overlap(weights: Array) -> Array:
     return np.asarray(common / np.multiply.outer(own, own))
 
 
-def unmix(g: Kernel, m: Mixing, queries: int, keys: int, dims: Dims) -> Kernel:
-    """Gradient of v in y_q = sum_k p_qk v_k: sum over queries of p g, with E[sum_k p_k²] = square per query."""
+def unmix(g: Kernel, m: Mixing, queries: int, keys: int, dims: Dims, sizes: tuple[int, ...] = ()) -> Kernel:
+    """Gradient of v in y_q = sum_k p_qk v_k: sum over queries of p g, with E[sum_k p_k²] = square per query.
+
+    ``dims``: those of v; ``sizes``: the position axes of g.
+    """
     positions = tuple(a.size for dim in dims for a in dim if a.role == "P")
     if by_pairs(m, positions):
         return settle(unmixed_pairs(g, m), dims)
@@ -221,16 +232,22 @@ def unmix(g: Kernel, m: Mixing, queries: int, keys: int, dims: Dims) -> Kernel:
     near = (n - 1) / (places - 1) if places > n else 1.0  # share of other positions that are in the same window
     uniform, own = 1 / n, max(m.square - 1 / n, 0.0)
     alike = max(m.overlap - 1 / n, 0.0)
+    profile = g.profile if len(g.profile) == len(sizes) else ()
+    windows = Windows.of(profile, window_axes(sizes, queries), m.logit_variance)
+    alone, across = windows.own(g.same, g.far), windows.own(g.cross, g.sample)
+    many = queries * windows.squared
     # sum over queries q, q' of E[p_qk p_q'l] G_qq': the rows' mean 1/n reaches all keys alike
-    common = queries * uniform**2 * (g.same + (queries - 1) * g.far)
-    fluctuation = queries * uniform * (own * g.same + (queries - 1) * alike * g.far)
+    common = queries * uniform**2 * (alone + many * g.far)
+    fluctuation = queries * uniform * (own * g.same + (queries - 1) * windows.squared * alike * g.far)
     dropped = queries * uniform * m.square * m.dropped * g.same
-    far = near * max(common - fluctuation / max(n - 1, 1), 0.0) + (1 - near) * (queries * uniform) ** 2 * g.far
-    between = queries * uniform**2 * (g.cross + (queries - 1) * g.sample)
-    varied = queries * uniform * alike * (g.cross + (queries - 1) * g.sample)
-    sample = near * max(between - varied / max(n - 1, 1), 0.0) + (1 - near) * (queries * uniform) ** 2 * g.sample
+    beyond = (1 - near) * (queries * uniform) ** 2 * windows.unlike(places / n)
+    far = near * max(common - fluctuation / max(n - 1, 1), 0.0) + beyond * g.far
+    between = queries * uniform**2 * (across + many * g.sample)
+    varied = queries * uniform * alike * (g.cross + (queries - 1) * windows.squared * g.sample)
+    sample = near * max(between - varied / max(n - 1, 1), 0.0) + beyond * g.sample
     same = common + fluctuation + dropped
-    return settle(Kernel(same, min(far, same), between + varied, sample), dims)
+    spread = windows.mixed(alone, many * g.far, len(positions))
+    return settle(Kernel(same, min(far, same), between + varied, sample, None, spread), dims)
 
 
 def unmixed_pairs(g: Kernel, m: Mixing) -> Kernel:
@@ -289,15 +306,26 @@ def to_scores(g: Kernel, v: Value, k: Value, q: Value, m: Mixing, chance: float 
         return Kernel.by_pairs(np.diag(to_q), 0.0, 0.0), Kernel.by_pairs(
             np.diag(np.maximum(to_k, 0.0) + further), 0.0, 0.0
         )
-    own_v, own_k = (max(x.second.same - x.second.far, 0.0) for x in (v, k))
+    seconds = [x.second for x in (v, k, q)]
+    outer = [window_axes(x.positions, x.shape[-2]) for x in (v, k, q)]
+    spreads = [*(x.profile for x in seconds), g.profile if len(g.profile) == len(q.positions) else ()]
+    of_windows = [Windows.of(p, axes, m.logit_variance) for p, axes in zip(spreads, [*outer, outer[2]], strict=True)]
+    in_v, in_k, in_q, in_g = of_windows
+    own_v, own_k = in_v.own(seconds[0].same, seconds[0].far), in_k.own(seconds[1].same, seconds[1].far)
     whole = max(m.keys, 1)
     counts = np.array([float(whole)]) if m.seen is None else m.seen
     square = float(centred_square(counts, m.logit_variance).mean()) * (1 + m.dropped)
     uniform_square = (1 - 1 / whole) / whole
     passes = min(square / uniform_square, 1.0) if uniform_square > 0 else 1.0  # one-hot rows pass less
-    query = (square + (whole - 1) / whole * chance * passes) * g.same * own_v * own_k
+    # keys of full windows meet queries of full windows; within one, keys and values are in the same places
+    places = product_mean(in_v.whole, in_k.whole) / product_mean(in_v.outer, in_k.outer)
+    keyed, paired = product(in_v.outer, in_k.outer), product_mean(in_g.outer, in_v.outer, in_k.outer)
+    query = (square * places + (whole - 1) / whole * chance * passes) * paired * g.same * own_v * own_k
     shared = m.overlap / m.square if m.square > 0 else 1.0
     between = query * g.far / g.same * shared if g.same > 0 and queries > 1 else 0.0
-    key = square * g.same * own_v * queries / whole * q.second.same
-    key += m.overlap / whole * queries * (queries - 1) * max(g.far * q.second.far, 0.0) * own_v
-    return Kernel(query, between, 0.0, 0.0, profile=g.profile), Kernel(key, 0.0, 0.0, 0.0)
+    asked = product_mean(in_g.whole, in_q.whole) / product_mean(in_g.outer, in_q.outer)
+    asking = product_mean(in_v.outer, in_g.outer, in_q.outer)
+    key = square * g.same * own_v * queries / whole * seconds[2].same * asked * asking
+    key += m.overlap / whole * queries * (queries - 1) * max(g.far * seconds[2].far, 0.0) * own_v * asked**2 * asking
+    to_q = Kernel(query, between, 0.0, 0.0, None, product(spreads[-1], keyed))
+    return to_q, Kernel(key, 0.0, 0.0, 0.0, None, product(in_v.whole, product(in_g.outer, in_q.outer)))

@@ -10,8 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from initcheck.signal.mixing import tilt
+from initcheck.signal.kernel import Kernel
+from initcheck.signal.mixing import mix, row_moments, tilt
 from initcheck.signal.propagate import propagate
+from initcheck.signal.value import Atom, Mixing, Value
 from initcheck.tracing.ladder import trace
 
 CHANNELS, WIDTH, TOKENS = 48, 16, 144
@@ -85,3 +87,22 @@ def test_how_far_rows_lean(keys: int, variance: float) -> None:
     p = torch.softmax(variance**0.5 * z, 1)
     lean = (p * z).sum(1).square().mean() - p.square().sum(1).mean()
     assert tilt(np.array([float(keys)]), variance)[0] == pytest.approx(float(lean), rel=0.05)
+
+
+def test_samples_whose_queries_are_alike_lean_the_same_way() -> None:
+    """One query for all samples: what their outputs have in common beyond the mean of their own values."""
+    torch.manual_seed(0)
+    draws, samples = 400, 8
+    together = 0.0
+    for _ in range(draws):
+        x = torch.randn(samples, TOKENS, CHANNELS)
+        k, v = (x @ torch.randn(CHANNELS, WIDTH) * CHANNELS**-0.5 for _ in range(2))
+        out = (k @ torch.randn(WIDTH) * WIDTH**-0.5).softmax(-1).unsqueeze(1) @ v
+        between = (out.sum(0).square() - out.square().sum(0)).mean() / (samples * (samples - 1))
+        together += float(between) / draws
+    dims = (Atom("S", samples),), (Atom("P", TOKENS),), (Atom("C", WIDTH),)
+    square = float(row_moments(np.array([float(TOKENS)]), 1.0)[0][0])
+    rows = Mixing(square, 1 / TOKENS, TOKENS, -1, 1.0)
+    white = Value(dims, 0.0, Kernel(1.0, 0.0, 0.0, 0.0))
+    mixed = mix(white, rows, (dims[0], (), dims[2]), Kernel.constant(1 / CHANNELS))
+    assert mixed.covariance.cross == pytest.approx(together, rel=0.1)

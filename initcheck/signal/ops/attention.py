@@ -128,7 +128,8 @@ class MatMul(Rule):
             return self._with_weight(a, b, call.shape)
         if is_weight(a):
             return self._weight_first(a, b, call.shape)
-        return product(a, b, self._dims(a, b, call.shape), common_tokens(call.node_of("input"), call.node_of("other")))
+        factors = call.node_of("input"), call.node_of("other")
+        return product(a, b, self._dims(a, b, call.shape), alike(*factors), lean(call, *factors))
 
     def _dims(self, a: Value, b: Value, shape: tuple[int, ...]) -> Dims:
         lead = len(shape) - 2
@@ -165,13 +166,25 @@ class MatMul(Rule):
         yield node_b, Gradient.fresh(settle(to_b, b.dims))
 
 
-def common_tokens(first: torch.fx.Node, second: torch.fx.Node) -> float:
-    """``products.alike`` of two factors; of softmax rows, that of the tensors compared in them."""
-    made_of = compared(first) or compared(second)
+def lean(call: Call, first: torch.fx.Node, second: torch.fx.Node) -> Kernel | None:
+    """For a mixture by softmax rows: how the rows lean towards what is mixed, see ``mixing.mix``."""
+    rows, mixed = call.values.get(first), second
+    made_of = compared(first)
     if not made_of:
-        return alike(first, second)
-    mixed = second if compared(first) else first
-    return max(alike(tensor, mixed) for tensor in made_of)
+        rows, mixed, made_of = call.values.get(second), first, compared(second)
+    if not made_of or not isinstance(rows, Value) or rows.mixing is None:
+        return None
+    queries, keys = made_of if rows.mixing.dim == len(rows.dims) - 1 else made_of[::-1]
+    asking = call.values.get(queries)
+    return leaning(asking.second, alike(keys, mixed)) if isinstance(asking, Value) else None
+
+
+def leaning(queries: Kernel, tokens: float) -> Kernel | None:
+    """1/C times how queries are alike; nothing where there are no tokens in common."""
+    if not tokens or not queries.same > 0:
+        return None
+    k = queries * (tokens / queries.same)
+    return Kernel(k.same, k.far, k.cross, k.sample)
 
 
 def coherent(call: Call, factors: tuple[torch.fx.Node, torch.fx.Node]) -> tuple[float, float]:
@@ -186,14 +199,14 @@ def coherent(call: Call, factors: tuple[torch.fx.Node, torch.fx.Node]) -> tuple[
     return (beyond, 0.0) if last else (0.0, beyond)
 
 
-def product(a: Value, b: Value, dims: Dims, common: float = 0.0) -> Value:
-    """a @ b of two activations (the last two dims of each); ``common``: ``common_tokens`` of their nodes."""
+def product(a: Value, b: Value, dims: Dims, common: float = 0.0, rows: Kernel | None = None) -> Value:
+    """a @ b of two activations (the last two dims of each); ``common``, ``rows``: ``alike`` and ``lean`` of them."""
     if a.mixing is not None and a.mixing.dim == len(a.dims) - 1:
-        return channel_mixture(a, b, dims) if over_channels(b.dims[-2]) else mix(b, a.mixing, dims, common)
+        return channel_mixture(a, b, dims) if over_channels(b.dims[-2]) else mix(b, a.mixing, dims, rows)
     if b.mixing is not None and b.mixing.dim == len(b.dims) - 2:
         if over_channels(a.dims[-1]):
             return transposed(channel_mixture(transposed(b), transposed(a), (*dims[:-2], dims[-1], dims[-2])))
-        return mix(transposed(a), b.mixing, dims, common)
+        return mix(transposed(a), b.mixing, dims, rows)
     return scores(a, b, dims) if is_score(a, b) else activation_product(a, b, dims, common)
 
 
@@ -208,11 +221,11 @@ def product_gradients(g: Kernel, a: Value, b: Value, beyond: tuple[float, float]
         own = Kernel(
             columns * g.same * v.same, columns * g.same * v.far, columns * g.far * v.same, columns * g.far * v.far
         )
-        return own, unmix(apart(g, a.dims[-2]), m, rows, m.keys, b.dims)
+        return own, unmix(apart(g, a.dims[-2]), m, rows, m.keys, b.dims, b.positions)
     if b.mixing is not None and b.mixing.dim == len(b.dims) - 2:
         m, v = b.mixing, a.second
         own = Kernel(rows * g.same * v.same, rows * g.far * v.same, rows * g.same * v.far, rows * g.far * v.far)
-        return unmix(apart(g, b.dims[-1]), m, columns, m.keys, a.dims), own
+        return unmix(apart(g, b.dims[-1]), m, columns, m.keys, a.dims, a.positions), own
     # two activations: the gradient of one is g times the other, summed over the dim that the other brings
     to_a = summed_product(g, b.second, columns, b.dims[-1], first=True)
     to_b = summed_product(g, a.second, rows, a.dims[-2], first=False)
@@ -300,7 +313,7 @@ class ScaledDotProductAttention(Rule):
         mixing = Mixing(square, overlap, keys, -1, inner, min(shared, inner), seen, 1 / max(keep, 1e-9) - 1)
         tokens = alike(call.node_of("key"), call.node_of("value"))
         call.memo.update(mixing=mixing, scale=scale, tokens=tokens)
-        return mix(v, mixing, (*q.dims[:-1], v.dims[-1]), tokens)
+        return mix(v, mixing, (*q.dims[:-1], v.dims[-1]), leaning(q.second, tokens))
 
     def backward(self, call: Call, gradient: Gradient) -> Flow:
         q, k, v = call.value("query"), call.value("key"), call.value("value")
@@ -308,7 +321,8 @@ class ScaledDotProductAttention(Rule):
         g = gradient.collapsed()
         queries, keys, width = q.shape[-2], k.shape[-2], v.shape[-1]
         groups = math.prod(q.shape[:-2]) / max(math.prod(k.shape[:-2]), 1)
-        yield call.node_of("value"), Gradient.fresh(settle(unmix(g, m, queries, keys, v.dims) * groups, v.dims))
+        to_value = unmix(g, m, queries, keys, v.dims, q.positions) * groups
+        yield call.node_of("value"), Gradient.fresh(settle(to_value, v.dims))
         by_query, by_key = to_scores(g, v, k, q, m, call.memo["tokens"])
         scale = width * call.memo["scale"] ** 2
         yield call.node_of("query"), Gradient.fresh(settle(by_query * scale, q.dims))

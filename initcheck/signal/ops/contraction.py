@@ -9,8 +9,9 @@ import torch.fx
 
 from initcheck.signal.gradient import Gradient, Term
 from initcheck.signal.kernel import Kernel
-from initcheck.signal.ops.attention import coherent, common_tokens, is_weight, product, product_gradients
+from initcheck.signal.ops.attention import coherent, is_weight, lean, product, product_gradients
 from initcheck.signal.ops.linear import Weights, contract, uncontract
+from initcheck.signal.products import alike
 from initcheck.signal.rule import Call, Flow, Result, Rule, Unknown, register
 from initcheck.signal.value import Atom, Dim, Value, settle
 
@@ -104,7 +105,7 @@ class Einsum(Rule):
                 x, w, letters, other = b, a, equation.second, equation.first
             return self._weighted(equation, x, w, letters, other)
         left, right = self._matrices(equation, a, b)
-        value = product(left, right, self._matrix_dims(left, right), common_tokens(*nodes))
+        value = product(left, right, self._matrix_dims(left, right), alike(*nodes), lean(call, nodes[0], nodes[1]))
         return self._arranged(equation, value, a, b)
 
     def _weighted(self, equation: Equation, x: Value, w: Value, letters: str, other: str) -> Value:
@@ -188,8 +189,8 @@ class AddMatMul(Rule):
             units = b.shape[-1] if len(b.dims) > 1 else 1
             value = contract(a, (len(a.dims) - 1,), Weights(b.mean * alpha, b.variance * alpha**2), units)
         else:
-            tokens = common_tokens(call.node_of("batch1"), call.node_of("batch2"))
-            value = product(a, b, (*a.dims[:-1], b.dims[-1]), tokens)
+            factors = call.node_of("batch1"), call.node_of("batch2")
+            value = product(a, b, (*a.dims[:-1], b.dims[-1]), alike(*factors), lean(call, *factors))
             value = Value(value.dims, value.mean * alpha, value.covariance * alpha**2)
         if beta == 0:
             return value

@@ -16,6 +16,7 @@ from initcheck.signal.gradient import Gradient
 from initcheck.signal.kernel import Array, Kernel, Profile
 from initcheck.signal.ops.joining import part_of
 from initcheck.signal.ops.views import reshaped
+from initcheck.signal.profiles import joined, marginals
 from initcheck.signal.rule import Call, Flow, NotReady, Result, Rule, register
 from initcheck.signal.shape import normal_cdf
 from initcheck.signal.value import Atom, Dim, Dims, Role, Value, axis_of, parameter_roles, settle
@@ -166,7 +167,7 @@ class Take(Rule):
         value = call.of(node)
         if value.iid or value.constant is not None:
             return
-        chosen: Chosen = None
+        chosen: Chosen = ()
         if call.op == "select":
             dim = call.dim(int(call.node.args[1]), len(value.dims))  # type: ignore[arg-type]
             items = (*[slice(None)] * dim, call.node.args[2])
@@ -223,15 +224,23 @@ class GetItem(Rule):
         if len(dims) != len(shape):
             return taken(value, shape)
         chosen = chosen_positions(value, items)
-        if chosen is not None and value.covariance.profile:
-            axis = axis_of(value.dims, chosen[0])
-            profile = value.covariance.profile[axis] if axis < len(value.covariance.profile) else None
-            if profile is not None and len(profile) == len(chosen[1]):
-                level = float((profile * chosen[1]).sum() / chosen[1].sum())
+        if len(value.covariance.profile) == len(value.positions):
+            for dim, mask in chosen:
+                first = axis_of(value.dims, dim)
+                axes = slice(first, first + len(value.dims[dim]))
+                pieces = value.covariance.profile[axes]
+                if all(p is None for p in pieces):
+                    continue
+                profile = joined(pieces, value.positions[axes])
+                kept = profile[mask > 0]
+                level = float(kept.mean())
                 bare = replace(value.covariance, profile=(), local=None, pairs=None)
-                kept = profile[chosen[1] > 0]
-                if len(kept) > 1 and level > 0 and len(value.covariance.profile) == 1:
-                    bare = replace(bare, profile=(kept / kept.mean(),))
+                if len(kept) > 1 and level > 0 and len(value.positions) == 1:
+                    bare = replace(bare, profile=(kept / level,))
+                elif len(chosen) > 1:  # the other dims still need theirs
+                    others = list(value.covariance.profile)
+                    others[axes] = [None] * len(pieces)
+                    bare = replace(bare, profile=tuple(others))
                 value = value.fresh(covariance=part_of(bare, level))
         # a view with only the surviving dims, then shrunk
         survivor = value.fresh(tuple(dims)).settled() if value.iid else value.fresh(tuple(dims))
@@ -270,13 +279,13 @@ class GetItem(Rule):
         yield source, flow
 
 
-Chosen = tuple[int, "Array"] | None
-"""A dim, and for each of its positions whether it was taken."""
+Chosen = tuple[tuple[int, "Array"], ...]
+"""Dims, and for each of their positions whether it was taken."""
 
 
 def chosen_positions(value: Value, items: tuple[Any, ...]) -> Chosen:
-    """Which positions an index with one integer or slice along a position dim takes."""
-    found: Chosen = None
+    """Which positions an index with integers or slices along position dims takes."""
+    found: list[tuple[int, Array]] = []
     dim = 0
     for item in items:
         if item is None:
@@ -285,17 +294,19 @@ def chosen_positions(value: Value, items: tuple[Any, ...]) -> Chosen:
             dim = len(value.dims) - sum(i is not None and i is not Ellipsis for i in items[items.index(item) + 1 :])
             continue
         whole = isinstance(item, slice) and item == slice(None)
-        if not whole and dim < len(value.dims) and len(value.dims[dim]) == 1 and value.dims[dim][0].role == "P":
-            if found is not None or not isinstance(item, (int, slice)):
-                return None
-            taken_here = np.zeros(value.dims[dim][0].size)
+        if not whole and dim < len(value.dims) and value.dims[dim] and all(a.role == "P" for a in value.dims[dim]):
+            if not isinstance(item, (int, slice)):
+                return ()
+            taken_here = np.zeros(math.prod(a.size for a in value.dims[dim]))
             try:
                 taken_here[item] = 1.0
             except (IndexError, TypeError, ValueError):
-                return None
-            found = (dim, taken_here)
+                return ()
+            if not taken_here.any():
+                return ()
+            found.append((dim, taken_here))
         dim += 1
-    return found
+    return tuple(found)
 
 
 def put_back(k: Kernel, value: Value, out: Value, chosen: Chosen) -> Kernel:
@@ -308,16 +319,16 @@ def put_back(k: Kernel, value: Value, out: Value, chosen: Chosen) -> Kernel:
     if before > 1 and after < before:
         pairs = share * max(after - 1, 0) / (before - 1)
     profile: Profile = k.profile if before == after and len(k.profile) == len(value.positions) else ()
-    if chosen is not None:
-        dim, mask = chosen
+    if chosen:
         axes: list[Array | None] = [None] * len(value.positions)
-        weight = mask.copy()
-        old = k.profile
-        axis = axis_of(value.dims, dim)
-        own = old[axis] if len(old) == len(value.positions) else None
-        if own is not None and int(mask.sum()) == len(own):
-            weight[mask > 0] = own
-        axes[axis] = weight / weight.mean()
+        old = k.profile if len(k.profile) == len(value.positions) else (None,) * len(value.positions)
+        for dim, mask in chosen:
+            weight = mask.copy()
+            first, atoms = axis_of(value.dims, dim), value.dims[dim]
+            own = old[first] if len(atoms) == 1 else None
+            if own is not None and int(mask.sum()) == len(own):
+                weight[mask > 0] = own
+            axes[first : first + len(atoms)] = marginals(weight, [a.size for a in atoms])
         profile = tuple(axes)
     return settle(Kernel(k.same * share, k.far * pairs, k.cross * share, k.sample * pairs, None, profile), value.dims)
 

@@ -11,9 +11,10 @@ import torch.fx
 
 from initcheck.signal.gradient import Gradient
 from initcheck.signal.kernel import Kernel
+from initcheck.signal.profiles import regrouped
 from initcheck.signal.reduce import missing_dims, sum_kernel
 from initcheck.signal.rule import Call, Flow, Result, Rule, Unknown, register, shape_of
-from initcheck.signal.value import Atom, Dim, Role, Value, carried, regroup, settle
+from initcheck.signal.value import Atom, Dim, Dims, Role, Value, carried, regroup, settle
 
 
 class Passing(Rule):
@@ -114,11 +115,20 @@ class Reshape(Passing):
     def backward(self, call: Call, gradient: Gradient) -> Flow:
         node = call.node.all_input_nodes[0]
         value = call.of(node)
-        yield node, gradient.mapped(lambda k: settle(_back(k, call.out), value.dims))
+        yield node, gradient.mapped(lambda k: settle(_back(k, call.out, value), value.dims))
 
 
-def _back(k: Kernel, out: Value) -> Kernel:
-    return k if len(k.profile) in (0, len(out.positions)) else k.without_local()
+def _back(k: Kernel, out: Value, value: Value) -> Kernel:
+    if len(k.profile) not in (0, len(out.positions)):
+        return k.without_local()
+    if k.profile and out.positions != value.positions:
+        return replace(k, profile=regrouped(k.profile, out.positions, value.positions))
+    return k
+
+
+def positions_of(dims: Dims) -> tuple[int, ...]:
+    """Sizes of the position atoms."""
+    return tuple(a.size for dim in dims for a in dim if a.role == "P")
 
 
 def reshaped(value: Value, shape: Sequence[int]) -> Value:
@@ -127,6 +137,8 @@ def reshaped(value: Value, shape: Sequence[int]) -> Value:
         return restructured(value, shape)
     done = regroup(value.dims, shape)
     profile, local = carried(value, done.sources)
+    if not profile and value.covariance.profile:
+        profile = regrouped(value.covariance.profile, value.positions, positions_of(done.dims))
     result = value.viewed(done.dims, profile, local)
     result.approximate = value.approximate or not done.exact
     if value.constant is not None and value.constant.numel() == math.prod(shape):
