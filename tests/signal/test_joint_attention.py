@@ -1,4 +1,4 @@
-"""Attention over the tokens of two streams, as in diffusion transformers: each stream's queries get its own gradient."""
+"""Attention over the tokens of two streams, as in diffusion transformers: queries get their own stream's gradient."""
 
 from __future__ import annotations
 
