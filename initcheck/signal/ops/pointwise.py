@@ -20,6 +20,7 @@ from initcheck.signal.ops.normalisation import EVEN, inverse_profile
 from initcheck.signal.reduce import recast, unbroadcast
 from initcheck.signal.reused import Reuse
 from initcheck.signal.rule import Call, Flow, NotReady, Result, Rule, Unknown, register, shape_of
+from initcheck.signal.scattered_softmax import EdgeWeights, Messages, beyond_maximum, moments
 from initcheck.signal.shape import (
     given_factor,
     given_part,
@@ -338,6 +339,8 @@ class Exponential(Elementwise):
         self, call: Call, values: dict[torch.fx.Node, Value], leaves: dict[torch.fx.Node, torch.Tensor] | None
     ) -> torch.Tensor:
         result = super().on_grid(call, values, leaves)
+        if beyond_maximum(call.node.all_input_nodes[0]) is not None:
+            return result.clamp(max=1.0)
         u = next(iter(values.values()), None)
         if u is None or is_number(u) or u.iid:
             return result
@@ -355,7 +358,8 @@ class Exponential(Elementwise):
 
     def forward(self, call: Call) -> Result:
         u = call.value("input")
-        if u.variance > _TAILS and not u.one_sided and u.own_grid() is u.own_source().u and not u.iid:
+        bounded = u.one_sided or beyond_maximum(call.node.all_input_nodes[0]) is not None
+        if u.variance > _TAILS and not bounded and u.own_grid() is u.own_source().u and not u.iid:
             raise Unknown("exp of a variable so wide that its tails decide")
         result = super().forward(call)
         share = self._share(u)
@@ -665,6 +669,11 @@ class Quotient(Product):
 
     def across_sources(self, call: Call, moving: list[tuple[torch.fx.Node, Value]]) -> Result:
         nodes, (above, inverse), dims = self._factors(call)
+        if (edges := EdgeWeights.of(call.node)) is not None:
+            d = edges.degrees()
+            filled, square, _ = moments(d, edges.inner(call.values))
+            mean, variance = filled / d.mean, square / d.mean - (filled / d.mean) ** 2
+            return Value(dims, mean, Kernel(variance, variance, 0.0, 0.0), approximate=above.approximate).settled()
         group = Group.of(call.values, above, nodes[1])
         if group is not None:
             call.memo["group"], call.memo["inverse"] = group, group.inverse()
@@ -677,6 +686,9 @@ class Quotient(Product):
         return Value(dims, mean, above.second * inverse.second - mean**2, approximate=above.approximate).settled()
 
     def backward_across(self, call: Call, gradient: Gradient, moving: list[tuple[torch.fx.Node, Value]]) -> Flow:
+        if (edges := EdgeWeights.of(call.node)) is not None:
+            yield from self._to_logits(call, gradient.collapsed(), edges)
+            return
         nodes, (above, inverse), dims = self._factors(call)
         kernel = gradient.collapsed()
         below = call.of(nodes[1])
@@ -692,6 +704,17 @@ class Quotient(Product):
             fourth = inverse.second * inverse.second
             divisor = unbroadcast(kernel * above.second * fourth, dims, shape_of(nodes[1]))
             yield nodes[1], Gradient.fresh(recast(divisor, dims, below.dims))
+
+    def _to_logits(self, call: Call, k: Kernel, edges: EdgeWeights) -> Flow:
+        """dx = p (g - sum p g) over the edges of a place: what these share of g (as messages do) is gone."""
+        d, messages = edges.degrees(), Messages.made_with(call.node)
+        *_, left = moments(d, edges.inner(call.values))
+        shared = 0.0
+        if messages is not None:
+            second = call.of(messages.x).second
+            shared = min(max(second.cross, 0.0) / second.same, 1.0) if second.same > 0 else 0.0
+        same = k.same * (1.0 - shared) * left / d.mean
+        yield edges.logits, Gradient.fresh(settle(Kernel(same, same, 0.0, 0.0), call.of(edges.logits).dims))
 
 
 @register

@@ -3,53 +3,18 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.fx
 
+from initcheck.signal.degrees import Degrees, example_of
 from initcheck.signal.gradient import Gradient
-from initcheck.signal.kernel import Array, Kernel
+from initcheck.signal.kernel import Kernel
 from initcheck.signal.ops.reduction import extreme
 from initcheck.signal.rule import Call, Flow, Result, Rule, Unknown, register, shape_of
+from initcheck.signal.scattered_softmax import EdgeWeights, Messages, behind_views, message_sum
 from initcheck.signal.value import Value, settle
-
-
-@dataclass(frozen=True, slots=True)
-class Degrees:
-    """How many rows arrive at a place: mean, mean square, and the share of each number."""
-
-    mean: float
-    square: float
-    counts: Array
-    shares: Array
-
-    @classmethod
-    def of(cls, index: torch.Tensor | None, rows: int, places: int) -> Degrees:
-        """From one example of the index; Poisson for rows sent anywhere where there is none."""
-        if index is not None and index.numel() and index.min() >= 0 and index.max() < places:
-            degrees = torch.bincount(index.reshape(-1), minlength=places).double().numpy()
-            counts, many = np.unique(degrees, return_counts=True)
-            shares = many / many.sum()
-        else:
-            rate = rows / max(places, 1)
-            counts = np.arange(0.0, rate + 10 * math.sqrt(rate) + 10)
-            logs = counts * math.log(max(rate, 1e-12)) - rate - np.array([math.lgamma(c + 1) for c in counts])
-            shares = np.exp(logs) / np.exp(logs).sum()
-        return cls(float(shares @ counts), float(shares @ counts**2), counts, shares)
-
-
-def example_of(node: torch.fx.Node) -> torch.Tensor | None:
-    """One example of an index, through views and copies along features."""
-    for _ in range(6):
-        found = node.meta.get("value", node.meta.get("example"))
-        if isinstance(found, torch.Tensor):
-            return found if found.dim() == 1 else None
-        if node.meta.get("op") not in ("expand", "expand_as", "view", "unsqueeze", "reshape", "broadcast_to"):
-            return None
-        node = node.all_input_nodes[0]
-    return None
 
 
 @register
@@ -79,7 +44,7 @@ class ScatterSum(Rule):
         return Degrees.of(example_of(call.node_of("index")), x.shape[0] if x.shape else 1, places)
 
     def forward(self, call: Call) -> Result:
-        _, x = self._source(call)
+        node, x = self._source(call)
         base, d = call.value("input"), self._degrees(call, x)
         if base.variance > 0 or base.mean != 0:
             raise Unknown(f"{call.op} onto a tensor that is not zero")
@@ -106,6 +71,11 @@ class ScatterSum(Rule):
             cross = filled**2 * shared
         else:
             raise Unknown(f"{call.op} with reduce={kind}")
+        messages = Messages.of(behind_views(node)) if kind == "sum" else None
+        edges = None if messages is None else EdgeWeights.of(messages.quotient)
+        if messages is not None and edges is not None:
+            mean, summed = message_sum(d, edges.inner(call.values), messages.keep, call.of(messages.x))
+            same, cross = summed.same, summed.cross
         dims = (base.dims[0], *x.dims[1:]) if len(base.dims) == len(x.dims) else base.dims
         call.memo.update(degrees=d, kind=kind)
         result = Value(dims, mean, Kernel(same, same, cross, cross), approximate=x.approximate)
