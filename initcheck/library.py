@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from initcheck.collector import collector_paused
 from initcheck.findings import Location
 from initcheck.results import Report
 
@@ -76,8 +77,9 @@ def analyze(
     started = time.perf_counter()
     args, kwargs = split_inputs(example_inputs)
     given = input_statistics == "given"
-    traced = trace(model, args, kwargs, mode=mode, name=type(model).__name__, inputs_given=given)
-    audited = audit(traced, _known_location(type(model)) or _callers_line())
+    with collector_paused():  # a collection between the two would walk through the whole graph
+        traced = trace(model, args, kwargs, mode=mode, name=type(model).__name__, inputs_given=given)
+        audited = audit(traced, _known_location(type(model)) or _callers_line())
     return replace(
         audited.report,
         built_by="live model",

@@ -16,7 +16,10 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
+from initcheck.tracing.deepcopies import ATOMS, copied_module
+from initcheck.tracing.members import modules_of, named_modules, named_tensors
 from initcheck.tracing.recorder import VALUE_LIMIT, Recorder
+from initcheck.tracing.shapes import Twin
 
 _WRAPPERS = {
     "torch.nn.parallel.data_parallel.DataParallel": "module",
@@ -28,9 +31,6 @@ _HOOKS = (
     "_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwargs", "_forward_pre_hooks_with_kwargs",
     "_forward_hooks_always_called", "_backward_hooks", "_backward_pre_hooks",
 )  # fmt: skip
-
-
-_TABLES = (OrderedDict, dict, set, list)
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -47,7 +47,7 @@ class Copy:
     """A copy to run, and what its tensors stand for.
 
     ``names``: id of a parameter's or buffer's tensor to (meta key, name); ``values``: id to real value, where small;
-    ``paths``: id of a submodule to its path.
+    ``paths``: id of a submodule to its path; ``twins``: see ``Shapes``.
     """
 
     model: nn.Module
@@ -57,10 +57,11 @@ class Copy:
     paths: dict[int, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     kept: list[Any] = field(default_factory=list)
+    twins: dict[int, Twin] = field(default_factory=dict)
 
     def recorder(self, *, keep_graph: bool = True, autograd: bool = False) -> Recorder:
         """A fresh recorder for one pass of this copy."""
-        return Recorder(self.fake, self.names, self.values, keep_graph=keep_graph, autograd=autograd)
+        return Recorder(self.fake, self.names, self.values, twins=self.twins, keep_graph=keep_graph, autograd=autograd)
 
 
 class _Tensors(TorchFunctionMode):
@@ -86,25 +87,25 @@ def fake_copy(model: nn.Module, mode: str) -> Copy:
     fake = FakeTensorMode(allow_non_fake_inputs=True, static_shapes=True)
     made = Copy(model, fake)
     memo: dict[int, Any] = {}
-    gradients = {id(p.grad) for p in model.parameters() if p.grad is not None}
-    memo.update(dict.fromkeys(gradients))
-    for name, parameter in model.named_parameters(remove_duplicate=False):
+    parameters = named_tensors(model, "_parameters", repeats=True)
+    memo.update({id(p.grad): None for _, p in parameters if p.grad is not None})
+    for name, parameter in parameters:
         if id(parameter) not in memo:
-            memo[id(parameter)] = made_fake = _fake(fake, parameter)
+            memo[id(parameter)] = made_fake = _fake(made, fake, parameter)
             made.names[id(made_fake)] = ("parameter", name)
-    for name, buffer in model.named_buffers(remove_duplicate=False):
+    for name, buffer in named_tensors(model, "_buffers", repeats=True):
         if id(buffer) not in memo:
-            memo[id(buffer)] = made_fake = _fake(fake, buffer)
+            memo[id(buffer)] = made_fake = _fake(made, fake, buffer)
             made.names.setdefault(id(made_fake), ("buffer", name))
             if _small(buffer):
                 made.values[id(made_fake)] = buffer.detach().clone()
     for value in held_tensors(model):
         if id(value) not in memo:
-            memo[id(value)] = stand_in = _become(fake, value)
+            memo[id(value)] = stand_in = _become(made, fake, value)
             if isinstance(stand_in, FakeTensor):
                 made.names[id(stand_in)] = ("buffer", f"unregistered_{len(memo)}")
     made.kept += list(memo.values())
-    with _Tensors(functools.partial(_become, fake)):
+    with _Tensors(functools.partial(_become, made, fake)):
         made.model = _copied(model, memo)
     made.kept.append(memo)
     _rebind_closures(made.model, memo)
@@ -115,16 +116,17 @@ def fake_copy(model: nn.Module, mode: str) -> Copy:
 def real_copy(model: nn.Module, mode: str) -> Copy:
     """A full copy, weights and all, for a pass on real tensors."""
     made = Copy(model, None)
-    memo: dict[int, Any] = {id(p.grad): None for p in model.parameters() if p.grad is not None}
+    parameters = named_tensors(model, "_parameters")
+    memo: dict[int, Any] = {id(p.grad): None for _, p in parameters if p.grad is not None}
     for value in held_tensors(model):
         if not value.is_leaf:
             memo[id(value)] = value.detach().clone()
     made.model = _copied(model, memo)
     _rebind_closures(made.model, memo)
-    for name, parameter in made.model.named_parameters(remove_duplicate=False):
+    for name, parameter in named_tensors(made.model, "_parameters", repeats=True):
         made.names.setdefault(id(parameter), ("parameter", name))
         made.kept.append(parameter)
-    for name, buffer in made.model.named_buffers(remove_duplicate=False):
+    for name, buffer in named_tensors(made.model, "_buffers", repeats=True):
         made.names.setdefault(id(buffer), ("buffer", name))
         made.kept.append(buffer)
     _prepare(made, mode)
@@ -134,10 +136,8 @@ def real_copy(model: nn.Module, mode: str) -> Copy:
 def _copied(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
     """A deep copy; where some attribute cannot be copied (a lock, an open file), only that is shared."""
     known = dict(memo)
-    for module in model.modules():  # a dozen empty tables of hooks each: half of what deepcopy takes
-        memo.update({id(v): type(v)() for v in vars(module).values() if type(v) in _TABLES and not v})
     try:
-        return copy.deepcopy(model, memo)
+        return copied_module(model, memo)
     except Exception:
         memo.clear()
         memo.update(known)
@@ -167,7 +167,7 @@ def _piecewise(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
 
 
 def _prepare(made: Copy, mode: str) -> None:
-    for path, module in made.model.named_modules():
+    for path, module in named_modules(made.model):
         made.paths.setdefault(id(module), path)
         skipped = _drop_hooks(module)
         if skipped:
@@ -183,9 +183,10 @@ def _prepare(made: Copy, mode: str) -> None:
 
 def _set_mode(model: nn.Module, training: bool) -> None:
     """As ``model.train(training)``, but a method of that name that is something else (a training loop) is not run."""
-    for module in model.modules():
+    modules = modules_of(model)
+    for module in modules:
         module.training = training
-    for module in reversed(list(model.modules())):
+    for module in reversed(modules):
         method = type(module).train
         if method is not nn.Module.train and list(inspect.signature(method).parameters)[1:2] == ["mode"]:
             module.train(training)
@@ -196,9 +197,10 @@ def _rebind_closures(copied: nn.Module, memo: Mapping[int, Any]) -> None:
 
     ``copy.deepcopy`` takes functions as they are.
     """
-    for module in copied.modules():
-        for name, value in list(vars(module).items()):
-            if isinstance(value, types.FunctionType) and value.__closure__:
+    for module in modules_of(copied):
+        functions = [item for item in vars(module).items() if isinstance(item[1], types.FunctionType)]
+        for name, value in functions:
+            if value.__closure__:
                 cells = [_rebound_cell(cell, memo) for cell in value.__closure__]
                 if any(new is not old for new, old in zip(cells, value.__closure__, strict=True)):
                     fresh = types.FunctionType(
@@ -228,8 +230,10 @@ def held_tensors(model: nn.Module) -> list[torch.Tensor]:
             for item in list(value.values()) if isinstance(value, dict) else value:
                 walk(item, depth - 1)
 
-    for module in model.modules():
+    for module in modules_of(model):
         for key, value in vars(module).items():
+            if type(value) in ATOMS or (type(value) in (dict, OrderedDict) and not value):
+                continue
             if key not in ("_parameters", "_buffers", "_modules"):
                 walk(value, 2)
     return found
@@ -239,26 +243,26 @@ def _small(tensor: torch.Tensor) -> bool:
     return tensor.numel() <= VALUE_LIMIT and tensor.device.type != "meta" and tensor.layout is torch.strided
 
 
-def _become(fake: FakeTensorMode, tensor: torch.Tensor) -> torch.Tensor:
+def _become(made: Copy, fake: FakeTensorMode, tensor: torch.Tensor) -> torch.Tensor:
     """What a tensor outside of parameters and buffers becomes: itself in small, a fake one in large."""
     if not _small(tensor) or (isinstance(tensor, nn.Parameter) and tensor.numel() > 65536):
-        return _fake(fake, tensor)
+        return _fake(made, fake, tensor)
     with torch._C.DisableTorchFunctionSubclass():
         clone = tensor.detach().clone()
     return clone.requires_grad_(tensor.requires_grad) if tensor.is_leaf else clone
 
 
-def _fake(fake: FakeTensorMode, tensor: torch.Tensor) -> torch.Tensor:
-    made: torch.Tensor
+def _fake(made: Copy, fake: FakeTensorMode, tensor: torch.Tensor) -> torch.Tensor:
+    stand_in: torch.Tensor
     if tensor.device.type == "meta":
         with fake:
-            made = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cpu")
+            stand_in = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cpu")
         if isinstance(tensor, nn.Parameter):
-            return nn.Parameter(made, requires_grad=tensor.requires_grad)
-        return made
+            return nn.Parameter(stand_in, requires_grad=tensor.requires_grad)
+        return stand_in
     if not tensor.is_leaf:
         tensor = tensor.detach()
-    return _stand_in(fake, tensor) if _owns_its_memory(tensor) else fake.from_tensor(tensor, static_shapes=True)
+    return _stand_in(made, fake, tensor) if _owns_its_memory(tensor) else fake.from_tensor(tensor, static_shapes=True)
 
 
 def _owns_its_memory(tensor: torch.Tensor) -> bool:
@@ -271,16 +275,17 @@ def _owns_its_memory(tensor: torch.Tensor) -> bool:
     return tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size() and tensor.numel() > 0
 
 
-def _stand_in(fake: FakeTensorMode, tensor: torch.Tensor) -> torch.Tensor:
+def _stand_in(made: Copy, fake: FakeTensorMode, tensor: torch.Tensor) -> torch.Tensor:
     """What ``from_tensor`` makes of such a tensor, a tenth of the time."""
     known = fake.fake_tensor_converter._get_memo(tensor)
     if known is not None:
         return known
     layout = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
     is_parameter = isinstance(tensor, nn.Parameter)
-    made = FakeTensor(fake, layout, tensor.device, requires_grad=tensor.requires_grad, _is_param=is_parameter)
-    fake.fake_tensor_converter.set_tensor_memo(tensor, made)
-    return made
+    stand_in = FakeTensor(fake, layout, tensor.device, requires_grad=tensor.requires_grad, _is_param=is_parameter)
+    fake.fake_tensor_converter.set_tensor_memo(tensor, stand_in)
+    made.twins[id(stand_in)] = stand_in, layout
+    return stand_in
 
 
 def _drop_hooks(module: nn.Module) -> list[str]:
@@ -332,7 +337,7 @@ def _enter_input(made: Copy, recorder: Recorder, name: str, tensor: torch.Tensor
     with torch._C.DisableTorchFunction():
         detached = tensor.detach()
         if made.fake is not None:
-            inner = _fake(made.fake, detached)
+            inner = _fake(made, made.fake, detached)
         else:
             inner = detached.clone()
         if tensor.requires_grad:

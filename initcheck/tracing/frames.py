@@ -18,6 +18,7 @@ _OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _STDLIB = tuple({sysconfig.get_paths()["stdlib"] + os.sep, sysconfig.get_paths()["platstdlib"] + os.sep})
 _PLUMBING = ("typing_extensions.py", "decorator.py")
 """Installed, but only ever on the way to somebody else's function."""
+_SHOWN = frozenset(("user", "library"))
 _SITE = ("site-packages" + os.sep, "dist-packages" + os.sep)
 
 
@@ -50,19 +51,27 @@ def user_stack(limit: int = 12, *, exact: bool = True, start: FrameType | None =
     frame = start or sys._getframe(1)
     while frame is not None and len(frames) < limit:
         code = frame.f_code
-        if kind_of(code.co_filename) in ("user", "library"):
-            frames.append(_frame(code, frame.f_lineno, frame.f_lasti if exact else -1))
+        if kind_of(code.co_filename) in _SHOWN:
+            name = getattr(code, "co_qualname", code.co_name)
+            if exact:
+                frames.append(_exact_frame(code, frame.f_lineno, frame.f_lasti, name))
+            else:
+                frames.append(_frame(code.co_filename, frame.f_lineno, name))
         frame = frame.f_back  # type: ignore[assignment]
     return tuple(frames)
 
 
 @functools.lru_cache(maxsize=65536)
-def _frame(code: CodeType, line: int, instruction: int) -> Frame:
-    name = getattr(code, "co_qualname", code.co_name)
-    if instruction >= 0 and hasattr(code, "co_positions"):
+def _frame(path: str, line: int, name: str) -> Frame:
+    return Frame(Location(path, line), name)
+
+
+@functools.lru_cache(maxsize=65536)
+def _exact_frame(code: CodeType, line: int, instruction: int, name: str) -> Frame:
+    if hasattr(code, "co_positions"):
         for index, (first, last, column, end) in enumerate(code.co_positions()):
             if index == instruction // 2:
                 if first is not None and column is not None and last is not None and end is not None:
                     return Frame(Location(code.co_filename, first, column + 1, last, end + 1), name)
                 break
-    return Frame(Location(code.co_filename, line), name)
+    return _frame(code.co_filename, line, name)

@@ -19,6 +19,7 @@ from torch.nn.parameter import is_lazy
 from initcheck.collector import collector_paused
 from initcheck.tracing.copies import Copy, enter_inputs, fake_copy, real_copy, unwrapped
 from initcheck.tracing.live import live_buffers, live_modules, live_parameters
+from initcheck.tracing.members import modules_of, named_tensors
 from initcheck.tracing.randomness import random_state_kept
 from initcheck.tracing.recorder import AutogradError, Recording, UntrackedError, finish, recording
 from initcheck.tracing.trace import Trace
@@ -87,7 +88,11 @@ def trace(
 
 def is_lazy_model(model: nn.Module) -> bool:
     """Whether parameters or buffers have no shape before the first forward pass."""
-    return any(is_lazy(t) for t in (*model.parameters(), *model.buffers()))
+    return any(is_lazy(t) for t in _tensors_of(model))
+
+
+def _tensors_of(model: nn.Module) -> list[torch.Tensor]:
+    return [t for _, t in (*named_tensors(model, "_parameters"), *named_tensors(model, "_buffers"))]
 
 
 def settle(model: nn.Module, log: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
@@ -158,7 +163,7 @@ def _pass(
 
 
 def _can_run_for_real(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
-    tensors = [*model.parameters(), *model.buffers()]
+    tensors = _tensors_of(model)
     return sum(t.numel() for t in tensors) <= REAL_PASS_LIMIT and all(t.device.type != "meta" for t in tensors)
 
 
@@ -211,7 +216,7 @@ def attributes_kept(model: nn.Module) -> Iterator[None]:
     """Attributes that a forward pass sets on modules (caches) are taken off again, so that passes are alike."""
     saved = [
         (m, dict(vars(m)), dict(m._parameters), dict(m._buffers))
-        for m in model.modules()
+        for m in modules_of(model)
         if not isinstance(m, torch.jit.ScriptModule)
     ]
     try:

@@ -51,6 +51,8 @@ def primary_output(out: Any, differentiable: Callable[[torch.Tensor], bool] = _h
     with more than one element, else the first floating-point tensor. Where autograd is on, tensors that depend on no
     parameter (inputs handed back; ``differentiable`` tells) come last. None if there is no floating-point tensor.
     """
+    if isinstance(out, torch.Tensor):
+        return out if out.is_floating_point() or out.is_complex() else None
     for name in _PREFERRED:
         value = out.get(name) if isinstance(out, Mapping) else getattr(out, name, None) if _is_record(out) else None
         if isinstance(value, torch.Tensor) and (value.is_floating_point() or value.is_complex()):

@@ -28,7 +28,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from initcheck.tracing.frames import kind_of, user_stack
 from initcheck.tracing.names import COMPOSITES, METADATA, RANDOM, is_composite, op_name
 from initcheck.tracing.outputs import output_tensors, primary_output
-from initcheck.tracing.shapes import Shapes
+from initcheck.tracing.shapes import Shapes, Twin
 
 VALUE_LIMIT = 1 << 22
 """Real values are carried for tensors of at most so many elements."""
@@ -74,6 +74,7 @@ class Recorder(TorchFunctionMode):
         fake: the mode that the pass runs under; None for a pass on real tensors.
         names: tensor id to (meta key, name), for parameters and buffers.
         values: tensor id to real value, for buffers that are small.
+        twins: see ``Shapes``.
         keep_graph: False to run the pass only (values of constants are still carried).
         autograd: True to run every call through the fake kernels, which autograd can differentiate (slower).
     """
@@ -84,11 +85,12 @@ class Recorder(TorchFunctionMode):
         names: Mapping[int, tuple[str, str]],
         values: Mapping[int, torch.Tensor],
         *,
+        twins: Mapping[int, Twin],
         keep_graph: bool = True,
         autograd: bool = False,
     ) -> None:
         super().__init__()
-        self.shapes = Shapes(fake) if fake is not None and not autograd else None
+        self.shapes = Shapes(fake, twins) if fake is not None and not autograd else None
         self.graph = torch.fx.Graph()
         self.fake = fake
         self.names = names
@@ -119,12 +121,12 @@ class Recorder(TorchFunctionMode):
     def _enter(self, tensor: torch.Tensor, node: torch.fx.Node) -> None:
         self.nodes[id(tensor)] = node
         self.kept.append(tensor)
-        storage = _storage(tensor)
         if self.dispatching:
             self.places[_place(tensor)] = tensor
-            self.owners.setdefault(storage, tensor)
-        if storage in self.writes:
-            self.seen[id(tensor)] = len(self.writes[storage])
+            self.owners.setdefault(_storage(tensor), tensor)
+        writes = self.writes.get(_storage(tensor)) if self.writes else None
+        if writes is not None:
+            self.seen[id(tensor)] = len(writes)
 
     def _same_place(self, tensor: torch.Tensor) -> None:
         """Autograd hands saved tensors back as new objects: the same memory in the same layout is the same tensor."""
@@ -161,7 +163,7 @@ class Recorder(TorchFunctionMode):
         if node is None:
             node = self._attribute(tensor)
             self._enter(tensor, node)
-        writes = self.writes.get(_storage(tensor), ())
+        writes = self.writes.get(_storage(tensor), ()) if self.writes else ()
         for write in writes[self.seen.get(id(tensor), 0) :]:
             written = self.graph.call_function(write_view, (node, write.node))
             share = min(1.0, write.numel / max(tensor.numel(), 1))
@@ -178,8 +180,7 @@ class Recorder(TorchFunctionMode):
         if entry is None and isinstance(tensor, FakeTensor) and id(tensor) not in self.known:
             raise UntrackedError("a tensor that no recorded call made")
         key, name = entry or ("constant", f"constant_{len(self.kept)}")
-        with _unchecked():
-            node = self.graph.get_attr(name)
+        node = self.graph.get_attr(name)
         node.meta.update(op="get_attr", val=tensor, module="", modules=(), stack=())
         known = self.known.get(id(tensor))
         value = known.value if known is not None and known.constant else None
@@ -244,7 +245,7 @@ class Recorder(TorchFunctionMode):
     ) -> Any:
         """Run the call on fake tensors and record it."""
         name, inplace = op_name(func)
-        if name in METADATA or _inner(func):
+        if name in METADATA or (isinstance(func, torch._ops.OpOverload) and _inner()):
             if self.shapes is not None and (func is torch.autograd.grad or name == "backward"):
                 raise AutogradError(f"{name} is called in the forward pass")
             return func(*args, **(kwargs or {}))
@@ -255,7 +256,7 @@ class Recorder(TorchFunctionMode):
 
     def _call(self, func: Any, name: str, inplace: bool, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         operands = _tensors((args, kwargs))
-        if any(is_functorch_wrapped_tensor(t) for t in operands):
+        if any(map(is_functorch_wrapped_tensor, operands)):
             if not self.dispatching:
                 raise UntrackedError("a functorch transform is under way")
             return func(*args, **kwargs)
@@ -275,11 +276,10 @@ class Recorder(TorchFunctionMode):
             out, real = self._run(func, name, target, args, kwargs, operands)
         finally:
             self.inside -= 1
-        if not output_tensors(out) and target is None:
+        if target is None and not isinstance(out, torch.Tensor) and not output_tensors(out):
             return out
         if self.keep_graph:
-            meta_args, meta_kwargs = _replace((args, kwargs), sources)
-            node = self.graph.call_function(func if callable(func) else _opaque, meta_args, meta_kwargs)
+            node = self._call_node(func if callable(func) else _opaque, *_replace((args, kwargs), sources))
             node.meta.update(
                 op=name,
                 val=target if target is not None else out,
@@ -303,6 +303,14 @@ class Recorder(TorchFunctionMode):
         constant = constant and name not in RANDOM
         self._enter_results(node, out, real, constant)
         return out
+
+    def _call_node(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.fx.Node:
+        """``graph.call_function``, without its search for symbolic numbers in the arguments: here there are none."""
+        node = self.graph.call_function(func)
+        node.args = args
+        if kwargs:
+            node.kwargs = kwargs
+        return node
 
     def _enter_results(self, node: torch.fx.Node | None, out: Any, real: Any, constant: bool) -> None:
         if isinstance(out, torch.Tensor):
@@ -416,9 +424,9 @@ class Recorder(TorchFunctionMode):
             return False, None
 
 
-def _inner(func: Any) -> bool:
+def _inner() -> bool:
     """Whether torch itself calls an ATen op here: the work of a fake kernel, not of the model."""
-    return isinstance(func, torch._ops.OpOverload) and kind_of(sys._getframe(3).f_code.co_filename) == "torch"
+    return kind_of(sys._getframe(3).f_code.co_filename) == "torch"
 
 
 _SAME_DTYPE = frozenset(
@@ -510,11 +518,17 @@ def _small_factory(name: str, args: Any, kwargs: Any) -> bool:
     return count <= 64 * VALUE_LIMIT
 
 
+_PLAIN = frozenset((int, float, bool, str, type(None), torch.dtype, torch.device))
+"""Types of most arguments: neither tensors nor holding any."""
+
+
 def _tensors(value: Any) -> list[torch.Tensor]:
     """Tensors in call arguments, in order, each once."""
     found: dict[int, torch.Tensor] = {}
 
     def walk(item: Any) -> None:
+        if type(item) in _PLAIN:
+            return
         if isinstance(item, torch.Tensor):
             found.setdefault(id(item), item)
         elif isinstance(item, (tuple, list)):
@@ -533,6 +547,8 @@ def _tensors(value: Any) -> list[torch.Tensor]:
 
 def _replace(value: Any, by: Mapping[int, Any]) -> Any:
     """The arguments with tensors exchanged."""
+    if type(value) in _PLAIN:
+        return value
     if isinstance(value, torch.Tensor):
         return by.get(id(value), value)
     if isinstance(value, tuple):
@@ -545,16 +561,6 @@ def _replace(value: Any, by: Mapping[int, Any]) -> Any:
     if isinstance(value, slice):
         return slice(*(_replace(part, by) for part in (value.start, value.stop, value.step)))
     return value
-
-
-@contextlib.contextmanager
-def _unchecked() -> Iterator[None]:
-    """fx warns of ``get_attr`` nodes whose owning module it does not know; here there is none to know."""
-    import warnings
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 _CHECKS = ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic")

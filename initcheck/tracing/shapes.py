@@ -18,6 +18,8 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, in_kernel_
 
 _CPU = torch.device("cpu")
 _Args = tuple[Any, ...]
+Twin = tuple[FakeTensor, torch.Tensor]
+"""A fake tensor, and a plain meta tensor that shares its memory."""
 _Layout = Callable[[Any, _Args, Mapping[str, Any]], Any]
 """(function, arguments with meta tensors, keyword arguments) to the result on the meta device, or None: not known."""
 
@@ -27,13 +29,17 @@ class Shapes:
 
     ``made``: ids of tensors that were made here and, for real, would have a gradient (they have no ``grad_fn``).
     What the fake kernels made of a call is remembered: blocks repeat.
+
+    Args:
+        fake: the mode that the results belong to.
+        twins: of tensors that there are already (on the CPU), by their ids.
     """
 
-    def __init__(self, fake: FakeTensorMode) -> None:
+    def __init__(self, fake: FakeTensorMode, twins: Mapping[int, Twin]) -> None:
         self.fake = fake
         self.made: set[int] = set()
         self._seen: dict[Any, tuple[_Made, ...] | _Made] = {}
-        self._twins: dict[int, tuple[FakeTensor, torch.Tensor]] = {}
+        self._twins = dict(twins)
 
     def result(
         self,
@@ -49,12 +55,16 @@ class Shapes:
         if layout is None or not operands or torch.is_autocast_enabled("cpu"):
             return None
         for operand in operands:
-            if type(operand) is not FakeTensor or operand.device != _CPU:
+            if id(operand) not in self._twins and (type(operand) is not FakeTensor or operand.device != _CPU):
                 return None
         if inplace or kwargs.get("inplace"):
             return self._in_place(name, args, kwargs, operands)
-        twins = [self._twin(t) for t in operands]
-        by = {id(t): twin for t, twin in zip(operands, twins, strict=True)}
+        by, same = {}, {}
+        gradient = False
+        for operand in operands:
+            twin = by[id(operand)] = self._twin(operand)
+            same[id(twin)] = operand
+            gradient = gradient or operand.requires_grad
         try:
             with torch._C._DisableTorchDispatch():
                 out = layout(func, _with(args, by), {k: _with(v, by) for k, v in kwargs.items()})
@@ -62,8 +72,7 @@ class Shapes:
             return None  # the fake kernel raises what the real one would
         if out is None:
             return None
-        same = {id(twin): t for t, twin in zip(operands, twins, strict=True)}
-        gradient = name != "detach" and torch.is_grad_enabled() and any(t.requires_grad for t in operands)
+        gradient = gradient and name != "detach" and torch.is_grad_enabled()
         if isinstance(out, torch.Tensor):
             return self._wrapped(out, same, gradient)
         return type(out)(self._wrapped(part, same, gradient) for part in out)

@@ -185,7 +185,7 @@ def test_a_fake_kernel_is_not_asked_again():
         asked.append(tuple(x.shape))
         return F.avg_pool2d(x, *args, **kwargs)
 
-    shapes = Shapes(FakeTensorMode())
+    shapes = Shapes(FakeTensorMode(), {})
     with shapes.fake:
         x, other = torch.empty(2, 3, 8, 8), torch.empty(2, 3, 8, 8, requires_grad=True)
     for operand in (x, x, other, other):
