@@ -112,10 +112,30 @@ def activation_gradients(g: Kernel, a: Value, b: Value) -> tuple[Kernel, Kernel]
 
 
 def alike(first: torch.fx.Node, second: torch.fx.Node) -> float:
-    """1/C where both are made of the same C-dimensional tokens by at most two layers each, else 0."""
+    """E[(x x'/C)²] of the C-dimensional tokens that both are made of by at most two layers each; 0 if there are none.
+
+    1/C for independent channels; where a layer made them of F inputs, E over its weights is 1/C + 1/F.
+    """
     mine = dict(_tokens(first))
-    summed = (max(channels, mine[node]) for node, channels in _tokens(second) if node in mine)
-    return next((1.0 / channels for channels in summed if channels), 0.0)
+    for node, channels in _tokens(second):
+        if node in mine and (summed := max(channels, mine[node])):
+            made_of = _inputs(node)
+            return 1.0 / summed + (1.0 / made_of if made_of else 0.0)
+    return 0.0
+
+
+def _inputs(tokens: torch.fx.Node) -> int:
+    """Number of inputs that the layer sums which made these tokens; 0 where none is found."""
+    node = tokens
+    for _ in range(_STEPS):
+        if str(node.meta.get("op", "")) in _WEIGHTED:
+            weight = shape_of(node.all_input_nodes[1]) if len(node.all_input_nodes) > 1 else ()
+            if len(weight) > 1 and weight[1] > 1:
+                return math.prod(weight[1:])
+        if node.op != "call_function" or not node.all_input_nodes:
+            return 0
+        node = node.all_input_nodes[0]
+    return 0
 
 
 def compared(rows: torch.fx.Node) -> tuple[torch.fx.Node, ...]:
