@@ -8,9 +8,11 @@ suggestion does not mend.
 
 The verdict is scored in three ways: *ordered* by its severity (none, info, warning, error), and within one severity by
 the decades of the predicted reach off 1; by *severity* alone; and as *error or not*. Thresholds were set by looking at
-every second net (the first half); both halves are printed.
+every second net (the first half); both halves are printed. A net or two at the edge moves the area by a hundredth, so
+each net is drawn and trained twice, with different weights, and judged anew; the area is given for each draw and for
+all of them together.
 
-    python benchmarks/trainability.py [--quick] [--held-out] [--cache FOLDER] [--jobs 2] [--settings N]
+    python benchmarks/trainability.py [--quick] [--held-out] [--cache FOLDER] [--jobs 2] [--settings N] [--draws N]
 
 ``--cache`` keeps the outcomes of training (not the verdicts), so that a changed rule is judged on the same runs.
 ``--settings 6`` trains all settings to the end, and prints how many of the six learn; by default a net is done when one
@@ -40,6 +42,8 @@ import initcheck
 
 STEPS = {"mlp": 400, "cnn": 200}
 GRADES = ("none", "info", "warning", "error")
+_APART = 10_000
+"""Between the seeds of one draw of all nets and of the next."""
 FARTHEST = 400.0
 """Decades off the healthy reach of what has no reach at all: dead units, or units all alike."""
 
@@ -160,13 +164,21 @@ def _group(spec: Spec) -> str:
     return f"{spec.kind}{', residual' if spec.residual else ''}, {f'{spec.norm} norm' if spec.norm else 'no norm'}"
 
 
-def report(results: Sequence[Result], seconds: float) -> None:
+def report(draws: Sequence[Sequence[Result]], seconds: float) -> None:
+    """``draws``: of each draw, the same nets in the same order."""
+    results = [r for draw in draws for r in draw]
     table(results)
     print("\nAUC of the verdict against failing to learn:")
-    for name, part in (("all", results), ("first half", results[::2]), ("second half", results[1::2])):
+    parts = [("all", results)]
+    parts += [(f"draw {i + 1}", list(draw)) for i, draw in enumerate(draws) if len(draws) > 1]
+    parts += [(f"{name} half", [r for d in draws for r in d[k::2]]) for k, name in enumerate(("first", "second"))]
+    for name, part in parts:
         areas = [f"{area(part, score):.3f} {score.__name__}" for score in (ordered, by_severity, error_or_not)]
         fails = sum(not r.learns for r in part)
         print(f"  {name:12} {fails:3} of {len(part)} do not learn: {', '.join(areas)}")
+    if len(draws) > 1:
+        nets = list(zip(*draws, strict=True))
+        print(f"{sum(len({r.learns for r in net}) > 1 for net in nets)} of {len(nets)} nets learn from some draws only")
     mended = [r for r in results if r.mended is not None]
     helped = sum(r.learns_mended for r in mended)
     print(f"suggested init of nets with an error: {helped} of {len(mended)} learn ({helped / max(len(mended), 1):.1%})")
@@ -196,16 +208,22 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--settings", type=int, default=1, help="go on until so many of the six have learned")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--draws", type=int, default=2, help="how often each net is drawn and trained")
     parser.add_argument("--part", default="", help="only nets whose description contains this")
     options = parser.parse_args()
     specs = [s for s in grid(held_out=options.held_out) if options.part in str(s)][:: 8 if options.quick else 1]
     if options.cache is not None:
         options.cache.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
-    jobs = [(spec, options.seed + i, options.settings, options.cache) for i, spec in enumerate(specs)]
+    jobs = [
+        (spec, options.seed + _APART * draw + i, options.settings, options.cache)
+        for draw in range(options.draws)
+        for i, spec in enumerate(specs)
+    ]
     with multiprocessing.get_context("fork").Pool(options.jobs) as pool:
         results = list(pool.imap(run, jobs))
-    report(results, time.perf_counter() - started)
+    draws = [results[k : k + len(specs)] for k in range(0, len(results), len(specs))]
+    report(draws, time.perf_counter() - started)
 
 
 if __name__ == "__main__":

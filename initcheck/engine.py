@@ -225,11 +225,11 @@ def _check_file(path: str, config: Config, reader: _Reader, tell: Tell | None) -
     if LibraryTarget.parse(path) is not None:
         return _check_library_model(path, config, reader, tell)
     try:
-        source = SourceFile.read(path)
+        source = SourceFile.opened(path)
+        result = _check_source(source, config, reader, tell, measure=config.measure)
     except SourceError as error:
         return FileResult(path, findings=tuple(_selected([unparsable(path, error)], config)))
     reader.put(source)
-    result = _check_source(source, config, reader, tell, measure=config.measure)
     if not (config.fix or config.diff):
         return result
     fixed, summary = _fix(source, result, config, reader, tell)
@@ -257,8 +257,13 @@ def _trace_file(path: str, config: Config, reader: _Reader, tell: Tell | None) -
 def _check_source(
     source: SourceFile, config: Config, reader: _Reader, tell: Tell | None, *, measure: bool
 ) -> FileResult:
-    """Source rules, then (only where a model can be) the worker; then what the user asked not to hear is dropped."""
+    """Source rules, then (only where a model can be) the worker; then what the user asked not to hear is dropped.
+
+    Raises:
+        SourceError: if the file cannot be parsed.
+    """
     findings, defects = registry.check_source(source)
+    source.require_syntax()
     result = FileResult(source.path)
     if config.needs_models and source.mentions_modules():
         result = analyse_isolated(FileJob(source.path, source.text, config, measure=measure), tell)

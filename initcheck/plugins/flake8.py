@@ -24,7 +24,7 @@ class Initcheck:
     version = initcheck.__version__
 
     def __init__(self, tree: ast.Module, filename: str, lines: list[str]) -> None:
-        self._source = SourceFile(filename, tree, Decoded("".join(lines)))
+        self._source = SourceFile.parsed(filename, tree, Decoded("".join(lines)))
 
     def run(self) -> Iterator[tuple[int, int, str, type[Initcheck]]]:
         """Line, column (from 0) and text of each warning and error.

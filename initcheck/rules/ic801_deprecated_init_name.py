@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from initcheck.findings import Finding, Fix, RewriteCall
 from initcheck.rules.base import finding
+from initcheck.source.imports import may_name
 from initcheck.source.torch_names import DEPRECATED_INITIALISERS
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ _OLD = {f"torch.nn.init.{name}": name for name in DEPRECATED_INITIALISERS}
 
 def check_source(source: SourceFile) -> Iterator[Finding]:
     """Every call of, or reference to, an old name; an import of one only where nothing in the file uses it."""
-    if "init" not in source.text:
+    if not may_name(source.text, "torch.nn.init", DEPRECATED_INITIALISERS):
         return
     used: set[str] = set()
     for node, name in source.imports.references(*DEPRECATED_INITIALISERS):

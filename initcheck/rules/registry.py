@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import initcheck.rules
 from initcheck.findings import Finding
+from initcheck.source.decoding import SourceError
 
 if TYPE_CHECKING:
     from initcheck.rules.base import ModelContext
@@ -54,7 +55,11 @@ def model_codes() -> tuple[str, ...]:
 
 
 def check_source(source: SourceFile) -> tuple[list[Finding], list[str]]:
-    """Run every source rule on a file: (findings, defects of rules as text)."""
+    """Run every source rule on a file: (findings, defects of rules as text).
+
+    Raises:
+        SourceError: if a rule needs the tree of a file that was opened only, and it has none.
+    """
     return _run("check_source", source, source.path)
 
 
@@ -72,6 +77,8 @@ def _run(method: str, given: Any, subject: str) -> tuple[list[Finding], list[str
             continue
         try:
             findings.extend(check(given))
+        except SourceError:
+            raise  # a file that is parsed when the first rule needs its tree, and cannot be
         except Exception as error:
             summary = f"{type(error).__name__}: {error}"
             defects.append(str(RuleDefect(rule.CODE, subject, summary, traceback.format_exc())))

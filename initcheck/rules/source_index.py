@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from initcheck.source.file import SourceFile, once
+from initcheck.source.imports import may_name
 from initcheck.source.scopes import FunctionNode, Place
 from initcheck.source.statements import assignments
 from initcheck.source.survey import Patterns
@@ -83,6 +84,7 @@ _NORM_CALL = re.compile(
     Norm(?:[123]d)?[\s)]*\(
     (?!\s*[^(),=]*(?:,\s*eps\s*=\s*1e-(?:0*[2-9]|1\d)\s*)?(?:,\s*\*\*\w+\s*)?,?\s*\))
     | Norm\w*\s*=\s*[\w.]*Norm(?:[123]d)?\b
+    | Norm(?:[123]d)?\s+as\b
     """,
     re.VERBOSE,
 )
@@ -105,6 +107,9 @@ def init_writes(source: SourceFile) -> tuple[InitWrite, ...]:
     """All init writes of a file, in source order."""
     if "torch" not in source.text and not any(f".{name}(" in source.text for name in TENSOR_METHODS):
         return ()
+    timms = "trunc_normal_" in source.text and "timm" in source.text
+    if not timms and not may_name(source.text, "torch.nn.init", _LAST_NAMES):
+        return ()
     writes: list[InitWrite] = []
     calls = init_code(source).calls
     spelled = source.imports.spellings(_LAST_NAMES)  # after that, since aliases within functions are among them
@@ -119,6 +124,8 @@ def init_writes(source: SourceFile) -> tuple[InitWrite, ...]:
 
 def norm_calls(source: SourceFile) -> Iterator[ast.Call]:
     """Calls, with more than a size and a small eps, of something whose name says that it is a norm layer."""
+    if _NORM_CALL.search(source.text) is None:
+        return
     renamed = (name for name in source.imports.spellings(_NORMS) if "Norm" in name and name not in _NORMS)
     for call, _ in source.survey.near(_NORM_CALL, *(re.compile(rf"{name}[\s)]*\(") for name in sorted(renamed))).calls:
         function = call.func

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import functools
 import re
+import symtable
 import threading
 import warnings
 from collections.abc import Callable, Hashable
@@ -37,7 +38,6 @@ class SourceFile:
     """
 
     path: str
-    tree: ast.Module
     decoded: Decoded
     memo: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)
     """What readers of the file share: an analysis that several of them need is made once, and goes with the file."""
@@ -50,9 +50,19 @@ class SourceFile:
             SourceError: if it is not Python 3 source text.
             OSError: if it cannot be read at all.
         """
+        source = cls.opened(path)
+        return cls.parsed(source.path, source.tree, source.decoded)
+
+    @classmethod
+    def opened(cls, path: str | Path) -> SourceFile:
+        """Read a file, to be parsed when its tree is asked for; ``require_syntax`` tells whether it can be.
+
+        Raises:
+            SourceError: if it is no text.
+            OSError: if it cannot be read at all.
+        """
         data = Path(path).read_bytes()
-        decoded = decode_notebook(data) if is_notebook(path) else decode(data)
-        return cls(str(path), _parse(decoded.text), decoded)
+        return cls(str(path), decode_notebook(data) if is_notebook(path) else decode(data))
 
     @classmethod
     def parse(cls, path: str | Path, text: str) -> SourceFile:
@@ -62,7 +72,32 @@ class SourceFile:
             SourceError: if it is not Python 3 source text.
         """
         decoded = Decoded(text.removeprefix("\ufeff"), bom=text.startswith("\ufeff"))
-        return cls(str(path), _parse(decoded.text), decoded)
+        return cls.parsed(path, _parse(decoded.text), decoded)
+
+    @classmethod
+    def parsed(cls, path: str | Path, tree: ast.Module, decoded: Decoded) -> SourceFile:
+        """A file whose tree someone else has made."""
+        source = cls(str(path), decoded)
+        source.__dict__["tree"] = tree
+        return source
+
+    @functools.cached_property
+    def tree(self) -> ast.Module:
+        """The parsed text.
+
+        Raises:
+            SourceError: if it is not Python 3 source text.
+        """
+        return _parse(self.text)
+
+    def require_syntax(self) -> None:
+        """Parse the file if nobody has; without making a tree, which is a third cheaper, where it is sound.
+
+        Raises:
+            SourceError: if it is not Python 3 source text.
+        """
+        if "tree" not in self.__dict__ and not _is_sound(self.text):
+            _parse(self.text)
 
     @property
     def text(self) -> str:
@@ -151,6 +186,17 @@ def once(analysis: F) -> F:
         return source.memo[key]
 
     return cast("F", remembered)
+
+
+def _is_sound(text: str) -> bool:
+    """Whether the compiler's first two passes, of which parsing is one, take the text."""
+    try:
+        with _GLOBAL_LOCK, warnings.catch_warnings(), collector_paused():
+            warnings.simplefilter("ignore")
+            symtable.symtable(text, "<unknown>", "exec")
+    except (SyntaxError, RecursionError, MemoryError, ValueError):
+        return False
+    return True
 
 
 def _parse(text: str) -> ast.Module:

@@ -173,6 +173,14 @@ class Imports:
         return agreed
 
 
+def may_name(text: str, module: str, last: tuple[str, ...]) -> bool:
+    """Whether a file can name things of a module by these last words at all, told without its tree.
+
+    Their names, or those of what they are imported from, are then written out: ``init.zeros_``, ``from torch.nn.init``.
+    """
+    return module in text or _dotted(last).search(text) is not None
+
+
 @functools.cache
 def _dotted(last: tuple[str, ...]) -> re.Pattern[str]:
     return re.compile(rf"\.\s*(?:{'|'.join(last)})\b")
