@@ -127,6 +127,9 @@ class Value:
     passed: float = 0.0
     root: Value | None = None
     _second: tuple[Kernel, float, Kernel] | None = field(init=False, repr=False, default=None)
+    _batch: tuple[Kernel, int, tuple[int, ...], float] | None = field(init=False, repr=False, default=None)
+    normalised: tuple[Kernel, float, Kernel] | None = field(init=False, repr=False, default=None)
+    """Its covariance, an eps, and what batch norm makes of them: part of a stream, it meets norm after norm."""
 
     @property
     def second(self) -> Kernel:
@@ -138,6 +141,14 @@ class Value:
                 return second
             known = self._second = (self.covariance, self.mean, second)
         return known[2]
+
+    def batch_mean(self, samples: int, sizes: tuple[int, ...]) -> float:
+        """The mean of its covariance over all pairs of a batch, as a part of many concatenations worked out once."""
+        known = self._batch
+        if known is None or known[0] is not self.covariance or known[1:3] != (samples, sizes):
+            mean = self.covariance.mean_over(samples, sizes)
+            known = self._batch = (self.covariance, samples, sizes, mean)
+        return known[3]
 
     @property
     def variance(self) -> float:

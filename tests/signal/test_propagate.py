@@ -10,12 +10,15 @@ import torch.nn.functional as F
 from graphs import BATCH, Graph
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from initcheck.signal.gradient import Gradient
 from initcheck.signal.kernel import Kernel
+from initcheck.signal.ops import normalisation
 from initcheck.signal.propagate import propagate
 from initcheck.signal.result import Moments
 from initcheck.signal.rule import RULES
+from initcheck.tracing.ladder import trace
 
 scales = st.floats(1e-3, 1e3)
 
@@ -167,3 +170,28 @@ def test_a_gradient_that_is_no_number_is_unknown_not_a_verdict(monkeypatch: pyte
     assert signal.unknown_ops == {"linear (gradient)": 1}
     with pytest.raises(ArithmeticError):
         propagate(trace, strict=True)
+
+
+def test_a_part_of_many_concatenations_is_normalised_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a dense block each norm reads all earlier parts; what it makes of one does not depend on the others."""
+
+    class Dense(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norms = nn.ModuleList(nn.BatchNorm2d(3 + 4 * i) for i in range(4))
+            self.convs = nn.ModuleList(nn.Conv2d(3 + 4 * i, 4, 3, padding=1) for i in range(4))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            parts = [x]
+            for norm, conv in zip(self.norms, self.convs, strict=True):
+                parts.append(conv(norm(torch.cat(parts, 1))))
+            return torch.cat(parts, 1)
+
+    asked = []
+    divided = normalisation.divided
+    monkeypatch.setattr(normalisation, "divided", lambda *args: asked.append(args) or divided(*args))
+    signal = propagate(trace(Dense(), (torch.randn(4, 3, 8, 8),), {}, mode="train", name="Dense"))
+    norms = [node for node in signal.forward if node.meta.get("op") == "batch_norm"]
+    assert all(signal.forward[node].variance == pytest.approx(1.0, rel=1e-3) for node in norms)
+    assert len(norms) == 4
+    assert len(asked) == 4  # one input and three of the convolutions' outputs

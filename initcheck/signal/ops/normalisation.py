@@ -128,9 +128,7 @@ class BatchNorm(Normalisation):
             if variance == 0 and eps == 0:
                 raise Unknown("batch norm of a constant")
             inverse = 1 / math.sqrt(variance + eps)
-            mean, k = 0.0, divided(x.covariance, average, eps)
-            if x.parts:
-                k = self._by_part(call, x, eps)
+            mean, k = 0.0, self._by_part(x, eps) if x.parts else divided(x.covariance, average, eps)
         else:
             running_mean, running_var = call.value("running_mean"), call.value("running_var")
             inverse = 1 / math.sqrt(max(running_var.mean, 0.0) + eps)
@@ -160,12 +158,15 @@ class BatchNorm(Normalisation):
             Echo(x, np.full(len(SHARES), scale)) if x.echo is None else replace(x.echo, factors=scale * x.echo.factors)
         )
 
-    def _by_part(self, call: Call, x: Value, eps: float) -> Kernel:
+    def _by_part(self, x: Value, eps: float) -> Kernel:
         """Channels of a concatenation: each is divided by the std of its own part."""
         total = Kernel.constant(0.0)
         for share, part in leaves(x):
-            average = part.covariance.mean_over(x.count("S"), x.positions)
-            total = total + divided(part.covariance, average, eps) * share
+            known = part.normalised
+            if known is None or known[0] is not part.covariance or known[1] != eps:
+                k = divided(part.covariance, part.batch_mean(x.count("S"), x.positions), eps)
+                known = part.normalised = (part.covariance, eps, k)
+            total = total + known[2] * share
         return total
 
     def _to_parts(self, x: Value, kernel: Kernel, inverse: float, eps: float) -> tuple[float, tuple[Gradient, ...]]:
@@ -174,7 +175,7 @@ class BatchNorm(Normalisation):
         for share, part in x.parts:
             ratio, inner = self._to_parts(part, kernel, inverse, eps)
             if not inner:
-                mean = part.covariance.mean_over(x.count("S"), x.positions)
+                mean = part.batch_mean(x.count("S"), x.positions)
                 ratio = 1.0 / ((max(part.covariance.same - mean, 0.0) + eps) * inverse**2)
             gradient = Gradient.fresh(settle(kernel * ratio, x.dims))
             gradient.parts = inner
