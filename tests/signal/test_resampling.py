@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
-from torch.nn.functional import interpolate
+from torch.nn.functional import interpolate, pad, softplus
 
 from initcheck.signal.propagate import propagate
 from initcheck.tracing.ladder import trace
@@ -86,3 +86,22 @@ def test_neighbours_have_like_gradients_before_the_next_interpolation(mode: str,
         gradients = torch.autograd.grad(out, found, torch.randn_like(out))
         measured += torch.stack([g.square().mean() for g in gradients]) / 8
     assert predicted == pytest.approx(measured.tolist(), rel=0.08)
+
+
+class PaddedDecay(nn.Module):
+    """exp(-a b) of a padded sequence, a and b positive: the decay of a state space."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.step, self.rate = nn.Linear(WIDTH, 8), nn.Parameter(2 * torch.randn(8))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logs = -self.rate.exp() * softplus(self.step(x))
+        return pad(logs, (0, 0, 0, 4)).exp()
+
+
+def test_padding_keeps_the_sign_of_what_is_only_known_by_it() -> None:
+    torch.manual_seed(0)
+    signal = propagate(trace(PaddedDecay(), (torch.randn(64, 12, WIDTH),), {}))
+    decay = next(n for n in signal.forward if n.meta.get("op") == "exp" and tuple(n.meta["val"].shape) == (64, 16, 8))
+    assert 0.25 < signal.forward[decay].mean < 1.0

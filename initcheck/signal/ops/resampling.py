@@ -61,7 +61,7 @@ class Pad(Rule):
         second = Kernel(second.same, second.far, second.cross, second.sample, local, self._profile(call, value, new))
         second = second.with_resolved(self._resolved(call, value, new) if fill == 0.0 else None)
         padded = Value(new, mean, second - mean**2, approximate=value.approximate)
-        if value.normal or value.iid:
+        if value.normal or value.iid or (value.own_grid() is value.own_source().u and value.one_sided):
             padded.positive, padded.negative = value.positive and fill >= 0, value.negative and fill <= 0
         else:
             padded.shape_on_grid = padded_shape(value, share, fill)
