@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch.fx
 
 from initcheck.signal.kernel import Kernel
+from initcheck.signal.likeness import likeness
 from initcheck.signal.rule import shape_of
 from initcheck.signal.value import Dim, Dims, Value
 
@@ -111,17 +113,38 @@ def activation_gradients(g: Kernel, a: Value, b: Value) -> tuple[Kernel, Kernel]
     return to_a, to_b
 
 
-def alike(first: torch.fx.Node, second: torch.fx.Node) -> float:
+def alike(first: torch.fx.Node, second: torch.fx.Node, values: Mapping[torch.fx.Node, Any]) -> float:
     """E[(x x'/C)²] of the C-dimensional tokens that both are made of by at most two layers each; 0 if there are none.
 
-    1/C for independent channels; where a layer made them of F inputs, E over its weights is 1/C + 1/F.
+    Their ``likeness``; where that is not known 1/C for independent channels, and where a layer made them of F inputs,
+    E over its weights, 1/C + 1/F.
     """
+    parts = joined_tokens(first), joined_tokens(second)
+    if parts[0] and len(parts[0]) == len(parts[1]):  # tokens of several streams, each by layers of its own
+        sizes = [math.prod(shape_of(part)) for part in parts[0]]
+        pairs = zip(sizes, *parts, strict=True)
+        return sum((size / sum(sizes)) ** 2 * alike(one, other, values) for size, one, other in pairs)
     mine = dict(_tokens(first))
     for node, channels in _tokens(second):
         if node in mine and (summed := max(channels, mine[node])):
             made_of = _inputs(node)
-            return 1.0 / summed + (1.0 / made_of if made_of else 0.0)
+            return max(likeness(node, values) or (1.0 / made_of if made_of else 0.0) + 1.0 / summed, 1.0 / summed)
     return 0.0
+
+
+def joined_tokens(node: torch.fx.Node) -> tuple[torch.fx.Node, ...]:
+    """The streams whose tokens stand one after the other in a tensor of keys or values; () where there is one."""
+    for _ in range(_STEPS):
+        op = str(node.meta.get("op", ""))
+        if op == "cat":
+            whole = shape_of(node)
+            streams = tuple(node.all_input_nodes)
+            apart = [i for i, n in enumerate(whole) if any(shape_of(s)[i : i + 1] != (n,) for s in streams)]
+            return streams if apart and 0 < apart[0] < len(whole) - 1 and len(streams) > 1 else ()
+        if op in _WEIGHTED or node.op != "call_function" or not node.all_input_nodes:
+            return ()
+        node = node.all_input_nodes[0]
+    return ()
 
 
 def _inputs(tokens: torch.fx.Node) -> int:

@@ -97,6 +97,7 @@ class Value:
     ``positive``: no element is negative; a source made of it is log-normal rather than normal. ``negative``: no element
     is positive; likewise, mirrored.
     ``echo``: what it has of one earlier tensor, channel by channel: a norm of it, a norm of its depthwise convolution.
+    ``likeness``: see ``initcheck.signal.likeness``; None until asked for.
     ``kept``: for scores under a mask, the number of unmasked keys of each query. ``mixing``: what ``softmax`` made.
     """
 
@@ -126,6 +127,7 @@ class Value:
     texture: Texture | None = None
     passed: float = 0.0
     root: Value | None = None
+    likeness: float | None = None
     _second: tuple[Kernel, float, Kernel] | None = field(init=False, repr=False, default=None)
     _batch: tuple[Kernel, int, tuple[int, ...], float] | None = field(init=False, repr=False, default=None)
     normalised: tuple[Kernel, float, Kernel] | None = field(init=False, repr=False, default=None)
@@ -250,7 +252,9 @@ class Value:
             profile = self.covariance.profile
         k = self.covariance
         covariance = Kernel(k.same, k.far, k.cross, k.sample, local, profile, pairs, k.resolved)
-        return self.changed(dims=dims, covariance=covariance, origin=self, source=None, grid=None, parts=(), echo=None)
+        return self.changed(
+            dims=dims, covariance=covariance, origin=self, source=None, grid=None, parts=(), echo=None, likeness=None
+        )
 
     def changed(self, **changes: object) -> Value:
         """A copy with other fields (``dataclasses.replace`` at a fraction of its cost)."""
@@ -286,6 +290,7 @@ _BLANK: dict[str, object] = {
     "echo": None,
     "texture": None,
     "root": None,
+    "likeness": None,
 }
 """What holds of one variable only."""
 

@@ -129,7 +129,7 @@ class MatMul(Rule):
         if is_weight(a):
             return self._weight_first(a, b, call.shape)
         factors = call.node_of("input"), call.node_of("other")
-        return product(a, b, self._dims(a, b, call.shape), alike(*factors), lean(call, *factors))
+        return product(a, b, self._dims(a, b, call.shape), alike(*factors, call.values), lean(call, *factors))
 
     def _dims(self, a: Value, b: Value, shape: tuple[int, ...]) -> Dims:
         lead = len(shape) - 2
@@ -176,7 +176,7 @@ def lean(call: Call, first: torch.fx.Node, second: torch.fx.Node) -> Kernel | No
         return None
     queries, keys = made_of if rows.mixing.dim == len(rows.dims) - 1 else made_of[::-1]
     asking = call.values.get(queries)
-    return leaning(asking.second, alike(keys, mixed)) if isinstance(asking, Value) else None
+    return leaning(asking.second, alike(keys, mixed, call.values)) if isinstance(asking, Value) else None
 
 
 def leaning(queries: Kernel, tokens: float) -> Kernel | None:
@@ -194,7 +194,7 @@ def coherent(call: Call, factors: tuple[torch.fx.Node, torch.fx.Node]) -> tuple[
     if found is None or not isinstance(rows, Value) or rows.mixing is None:
         return 0.0, 0.0
     last = rows.mixing.dim == len(rows.dims) - 1
-    chance = alike(factors[1] if last else factors[0], found[1])
+    chance = alike(factors[1] if last else factors[0], found[1], call.values)
     beyond = coherence(rows.mixing, chance) if chance else 0.0
     return (beyond, 0.0) if last else (0.0, beyond)
 
@@ -311,7 +311,7 @@ class ScaledDotProductAttention(Rule):
         keep = 1.0 - float(call.plain("dropout_p", 0.0) or 0.0)
         seen = seen_by_query(rows, queries, keys)
         mixing = Mixing(square, overlap, keys, -1, inner, min(shared, inner), seen, 1 / max(keep, 1e-9) - 1)
-        tokens = alike(call.node_of("key"), call.node_of("value"))
+        tokens = alike(call.node_of("key"), call.node_of("value"), call.values)
         call.memo.update(mixing=mixing, scale=scale, tokens=tokens)
         return mix(v, mixing, (*q.dims[:-1], v.dims[-1]), leaning(q.second, tokens))
 

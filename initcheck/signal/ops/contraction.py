@@ -105,7 +105,13 @@ class Einsum(Rule):
                 x, w, letters, other = b, a, equation.second, equation.first
             return self._weighted(equation, x, w, letters, other)
         left, right = self._matrices(equation, a, b)
-        value = product(left, right, self._matrix_dims(left, right), alike(*nodes), lean(call, nodes[0], nodes[1]))
+        value = product(
+            left,
+            right,
+            self._matrix_dims(left, right),
+            alike(nodes[0], nodes[1], call.values),
+            lean(call, nodes[0], nodes[1]),
+        )
         return self._arranged(equation, value, a, b)
 
     def _weighted(self, equation: Equation, x: Value, w: Value, letters: str, other: str) -> Value:
@@ -190,7 +196,7 @@ class AddMatMul(Rule):
             value = contract(a, (len(a.dims) - 1,), Weights(b.mean * alpha, b.variance * alpha**2), units)
         else:
             factors = call.node_of("batch1"), call.node_of("batch2")
-            value = product(a, b, (*a.dims[:-1], b.dims[-1]), alike(*factors), lean(call, *factors))
+            value = product(a, b, (*a.dims[:-1], b.dims[-1]), alike(*factors, call.values), lean(call, *factors))
             value = Value(value.dims, value.mean * alpha, value.covariance * alpha**2)
         if beta == 0:
             return value
