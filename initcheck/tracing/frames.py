@@ -18,7 +18,6 @@ _OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _STDLIB = tuple({sysconfig.get_paths()["stdlib"] + os.sep, sysconfig.get_paths()["platstdlib"] + os.sep})
 _PLUMBING = ("typing_extensions.py", "decorator.py")
 """Installed, but only ever on the way to somebody else's function."""
-_SHOWN = frozenset(("user", "library"))
 _SITE = ("site-packages" + os.sep, "dist-packages" + os.sep)
 
 
@@ -39,6 +38,15 @@ def kind_of(filename: str) -> str:
     return "user"
 
 
+_shown: dict[str, bool] = {}
+
+
+def _is_shown(filename: str) -> bool:
+    """Whether frames of the file belong to the stack; remembered, as a stack is walked for every call of a pass."""
+    shown = _shown[filename] = kind_of(filename) in ("user", "library")
+    return shown
+
+
 def user_stack(limit: int = 12, *, exact: bool = True, start: FrameType | None = None) -> tuple[Frame, ...]:
     """User and library frames, innermost first.
 
@@ -49,9 +57,11 @@ def user_stack(limit: int = 12, *, exact: bool = True, start: FrameType | None =
     """
     frames: list[Frame] = []
     frame = start or sys._getframe(1)
+    known = _shown
     while frame is not None and len(frames) < limit:
         code = frame.f_code
-        if kind_of(code.co_filename) in _SHOWN:
+        path = code.co_filename
+        if known[path] if path in known else _is_shown(path):
             name = getattr(code, "co_qualname", code.co_name)
             if exact:
                 frames.append(_exact_frame(code, frame.f_lineno, frame.f_lasti, name))

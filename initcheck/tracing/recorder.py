@@ -11,7 +11,7 @@ import contextlib
 import math
 import operator
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -255,18 +255,20 @@ class Recorder(TorchFunctionMode):
         return self._call(func, name, inplace, tuple(args), dict(kwargs or {}))
 
     def _call(self, func: Any, name: str, inplace: bool, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        operands = _tensors((args, kwargs))
+        operands = _tensors(args, kwargs)
         if any(map(is_functorch_wrapped_tensor, operands)):
             if not self.dispatching:
                 raise UntrackedError("a functorch transform is under way")
             return func(*args, **kwargs)
+        if inplace and self._counts(name, args, kwargs):
+            return args[0]
         if self.fake is not None:
             exchanged = {
                 id(t): self._as_fake(t) for t in operands if type(t) is torch.Tensor or type(t) is nn.Parameter
             }
             if exchanged:
-                args, kwargs = _replace((args, kwargs), exchanged)
-                operands = _tensors((args, kwargs))
+                args, kwargs = _with(args, kwargs, exchanged)
+                operands = _tensors(args, kwargs)
         target = kwargs["out"] if isinstance(kwargs.get("out"), torch.Tensor) else None
         if inplace and operands and args and args[0] is operands[0]:
             target = operands[0]
@@ -279,7 +281,7 @@ class Recorder(TorchFunctionMode):
         if target is None and not isinstance(out, torch.Tensor) and not output_tensors(out):
             return out
         if self.keep_graph:
-            node = self._call_node(func if callable(func) else _opaque, *_replace((args, kwargs), sources))
+            node = self._call_node(func if callable(func) else _opaque, *_with(args, kwargs, sources))
             node.meta.update(
                 op=name,
                 val=target if target is not None else out,
@@ -303,6 +305,23 @@ class Recorder(TorchFunctionMode):
         constant = constant and name not in RANDOM
         self._enter_results(node, out, real, constant)
         return out
+
+    def _counts(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+        """Whether the call advances a counter among the buffers (batch norm's of batches), which is done here.
+
+        A counter that no node reads needs none itself; whoever reads it later finds its value.
+        """
+        if name != "add" or kwargs or len(args) != 2 or type(args[1]) is not int:
+            return False
+        counter = args[0]
+        known = self.known.get(id(counter))
+        if known is None or id(counter) not in self.names or id(counter) in self.nodes:
+            return False
+        if known.value.dtype is not torch.int64 or known.value.dim() or self.aliases.get(_storage(counter)):
+            return False
+        with unset_fake_temporarily():
+            self.known[id(counter)] = Known(known.value + args[1], known.constant)
+        return True
 
     def _call_node(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.fx.Node:
         """``graph.call_function``, without its search for symbolic numbers in the arguments: here there are none."""
@@ -418,7 +437,7 @@ class Recorder(TorchFunctionMode):
         by = {id(t): self.known[id(t)].value for t in operands}
         try:
             with unset_fake_temporarily(), torch.no_grad():
-                real_args, real_kwargs = _replace((args, kwargs), by)
+                real_args, real_kwargs = _with(args, kwargs, by)
                 return True, func(*real_args, **real_kwargs)
         except Exception:
             return False, None
@@ -522,31 +541,37 @@ _PLAIN = frozenset((int, float, bool, str, type(None), torch.dtype, torch.device
 """Types of most arguments: neither tensors nor holding any."""
 
 
-def _tensors(value: Any) -> list[torch.Tensor]:
+def _tensors(args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[torch.Tensor]:
     """Tensors in call arguments, in order, each once."""
     found: dict[int, torch.Tensor] = {}
 
-    def walk(item: Any) -> None:
-        if type(item) in _PLAIN:
-            return
-        if isinstance(item, torch.Tensor):
-            found.setdefault(id(item), item)
-        elif isinstance(item, (tuple, list)):
-            for part in item:
-                walk(part)
-        elif isinstance(item, dict):
-            for part in item.values():
-                walk(part)
-        elif isinstance(item, slice):
-            for part in (item.start, item.stop, item.step):
-                walk(part)
+    def walk(items: Iterable[Any]) -> None:
+        for item in items:
+            if type(item) in _PLAIN:
+                continue
+            if isinstance(item, torch.Tensor):
+                found.setdefault(id(item), item)
+            elif isinstance(item, (tuple, list)):
+                walk(item)
+            elif isinstance(item, dict):
+                walk(item.values())
+            elif isinstance(item, slice):
+                walk((item.start, item.stop, item.step))
 
-    walk(value)
+    walk(args)
+    if kwargs:
+        walk(kwargs.values())
     return list(found.values())
 
 
+def _with(
+    args: tuple[Any, ...], kwargs: Mapping[str, Any], by: Mapping[int, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Call arguments with tensors exchanged."""
+    return tuple([_replace(arg, by) for arg in args]), {key: _replace(arg, by) for key, arg in kwargs.items()}
+
+
 def _replace(value: Any, by: Mapping[int, Any]) -> Any:
-    """The arguments with tensors exchanged."""
     if type(value) in _PLAIN:
         return value
     if isinstance(value, torch.Tensor):

@@ -67,7 +67,7 @@ class Shapes:
             gradient = gradient or operand.requires_grad
         try:
             with torch._C._DisableTorchDispatch():
-                out = layout(func, _with(args, by), {k: _with(v, by) for k, v in kwargs.items()})
+                out = layout(func, tuple([_with(a, by) for a in args]), {k: _with(v, by) for k, v in kwargs.items()})
         except Exception:
             return None  # the fake kernel raises what the real one would
         if out is None:

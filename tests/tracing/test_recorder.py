@@ -293,3 +293,31 @@ def test_what_cannot_be_copied_is_shared():
     assert traced.rung == "recorder"
     weights = [n.meta["parameter"] for n in traced.graph.nodes if "parameter" in n.meta]
     assert weights == ["a.weight", "a.bias", "b.weight", "b.bias"]
+
+
+class Counting(nn.Module):
+    """Reads the counter that its batch norm advances, as a number and as a tensor."""
+
+    def __init__(self, momentum, view_first):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(4, momentum=momentum)
+        self.view_first = view_first
+
+    def forward(self, x):
+        view = self.norm.num_batches_tracked.view(1) if self.view_first else None
+        x = self.norm(x)
+        x = self.norm(x)
+        count = self.norm.num_batches_tracked if view is None else view[0]
+        return x * count if float(count) == 2 else x
+
+
+@pytest.mark.parametrize("momentum", [0.1, None])
+@pytest.mark.parametrize("view_first", [False, True])
+def test_counters_are_advanced_without_a_node_and_known_to_whoever_reads_them(momentum, view_first):
+    model = Counting(momentum, view_first)
+    graph = trace(model, (torch.randn(8, 4),), {}).graph
+    (product,) = [node for node in graph.nodes if node.meta.get("op") == "mul"]
+    assert int(product.args[1].meta["value"]) == 2
+    assert int(model.norm.num_batches_tracked) == 0
+    if momentum and not view_first:
+        assert "add" not in [node.meta.get("op") for node in graph.nodes]
