@@ -206,6 +206,13 @@ class Window:
         """From outputs back to inputs."""
         return _gathered(self, None if profile is None else profile.tobytes())
 
+    def common(self, reach: int, back: bool = False) -> Array:
+        """Number of taps through which two outputs both see an input, by their distance (0 ... reach - 1).
+
+        ``back``: of two inputs that both reach an output. A mean over all pairs at that distance.
+        """
+        return _common(self, reach, back)
+
     def reach(self) -> tuple[float, ...]:
         """The share of outputs that see an input through each tap."""
         return tuple(len(outputs) / max(self.outputs, 1) for outputs, _ in self.taps())
@@ -273,6 +280,17 @@ def _gathered(window: Window, moments: bytes | None) -> Taps:
 
 
 @functools.lru_cache(maxsize=_KEPT)
+def _common(window: Window, reach: int, back: bool) -> Array:
+    size = window.size if back else window.outputs
+    counts = np.zeros(reach)
+    for outputs, inputs in window.taps():
+        there = np.zeros(size)
+        there[inputs if back else outputs] = 1.0
+        counts += [float(there[: size - d] @ there[d:]) / max(size - d, 1) for d in range(reach)]
+    return counts
+
+
+@functools.lru_cache(maxsize=_KEPT)
 def _concentration(window: Window) -> float:
     uses = np.array([float(len(inside)) for inside, _ in window.taps()])
     total = float(uses.sum())
@@ -304,14 +322,29 @@ def through(k: Kernel, taps: Sequence[Taps], places: int, dims: Dims, local: Arr
     """``k`` summed over taps: one position counts its taps, two positions those that both have.
 
     Averaged over all pairs of ``places`` positions, the taps in common are prod_axis sum_t f_t², f_t being the share of
-    positions that have tap t; the pairs of a position with itself are taken out.
+    positions that have tap t; the pairs of a position with itself are taken out. ``local``: what ``near``
+    made of the kernel at short displacements.
     """
     own = math.prod(t.mean for t in taps)
     pairs = math.prod(t.joint for t in taps)
     other = max(places * pairs - own, 0.0) / (places - 1) if places > 1 else own
     profile = _by_atoms([t.profile for t in taps], dims)
-    local = None if local is None else local * own
+    if local is not None:  # a bent profile makes the taps count for more or less than their number
+        at_once = float(local[(0,) * local.ndim])
+        local = local * (k.same * own / at_once) if at_once > 0 else None
     return Kernel(k.same * own, k.far * other, k.cross * own, k.sample * other, local, profile)
+
+
+def near(local: Array | None, windows: Sequence[Window], back: bool = False) -> Array | None:
+    """A local kernel summed over the taps that both positions have: at a border neighbours share few of theirs."""
+    if local is None or local.ndim != len(windows):
+        return None
+    for axis, window in enumerate(windows):
+        size = window.size if back else window.outputs
+        local = np.take(local, range(min(local.shape[axis], size)), axis)
+        counts = window.common(local.shape[axis], back)
+        local = local * counts.reshape([-1 if a == axis else 1 for a in range(local.ndim)])
+    return local
 
 
 def per_axis(argument: Any, axes: int) -> tuple[int, ...]:
@@ -379,10 +412,7 @@ def tapped_sum(
                 direct = centred.through(axes).scaled(np.multiply, channels * w.mean**2)
                 resolved = resolved.combined(direct, np.add)
             resolved = resolved.scaled(np.add, w.bias_variance)
-    random = through(source * (channels * w.variance), taps, places, dims, None)
-    if local is not None:
-        scale = channels * w.variance * math.prod(t.mean for t in taps)
-        random = Kernel(random.same, random.far, random.cross, random.sample, local * scale, random.profile)
+    random = through(source * (channels * w.variance), taps, places, dims, local)
     if w.mean != 0.0:
         random = random + through(x.covariance.without_local() * (channels * w.mean**2), taps, places, dims, None)
     reach = channels * math.prod(t.mean for t in taps)
@@ -435,6 +465,7 @@ class Convolution(Rule):
         dims = conv_dims(x, call.shape, axes, batched)
         w = weights_of(call)
         local = strided_local((x.covariance if w.zero_sum else x.second).local, tuple(v.stride for v in windows))
+        local = near(local, windows)
         bent = x.covariance.resolved is not None or not all(window.whole for window in windows)
         views = [axis_through(window) for window in windows] if bent else None
         mean, k = tapped_sum(x, channels, w, taps, math.prod(call.shape[-axes:]), dims[-axes:], local, views)
@@ -485,10 +516,8 @@ class Convolution(Rule):
             gain *= chosen_by_size(square, call.out)
         profiles = axis_profiles(kernel, call.out.dims[-axes:])
         taps = [window.gather(profile) for window, profile in zip(windows, profiles, strict=True)]
-        local = kernel.local if all(window.stride == 1 for window in windows) else None
-        k = through(
-            kernel * gain, taps, math.prod(x.shape[-axes:]), x.dims[-axes:], None if local is None else local * gain
-        )
+        local = near(kernel.local, windows, back=True) if all(window.stride == 1 for window in windows) else None
+        k = through(kernel * gain, taps, math.prod(x.shape[-axes:]), x.dims[-axes:], local)
         samples = call.out.count("S")
         outputs = math.prod(call.shape[-axes:])
         texture = None

@@ -84,7 +84,7 @@ class Normalisation(Rule):
         if not self.centred:
             along_one = 0.0
         rho = call.out.own_source().correlation
-        k = kernel - along_one - rho.without_local() * along_x
+        k = kernel - along_one - rho * along_x
         gamma = call.optional("weight")
         second = gamma.mean**2 + gamma.variance if gamma else 1.0
         # the projections never remove more than there is
@@ -435,7 +435,7 @@ class PerSample(Normalisation):
         second = gamma.mean**2 + gamma.variance if gamma else 1.0
         if self.centred and sizes and len(sizes) == len(x.positions):
             kernel = total - group_mean(total, channels, sizes)
-            kernel = kernel - source.correlation.without_local() * group_mean(along_x, channels, sizes)
+            kernel = kernel - source.correlation * group_mean(along_x, channels, sizes)
             kernel = kernel * (second * call.memo.get("bias", 1.0))
             if kernel.pairs is None:
                 least = 1e-3 * second * total.same
