@@ -22,6 +22,8 @@ CODE = "IC101"
 
 _FACTORIES = frozenset({"torch.empty", "torch.Tensor", "torch.FloatTensor", "torch.DoubleTensor", "torch.HalfTensor"})
 _FACTORY_NAMES = tuple(sorted(name.removeprefix("torch.") for name in _FACTORIES))
+_TENSOR = re.compile(r"Tensor\s*(?:\(|as\b|[#;]|$)", re.M)
+"""A call of ``torch.Tensor``, or what gives it another name; no annotation of an argument."""
 _PARAMETER = frozenset({"torch.nn.Parameter", "torch.nn.parameter.Parameter"})
 _LOADED = re.compile(r"load_state_dict|from_pretrained|load_checkpoint|safetensors|torch\.load")
 _LOOPS = frozenset({"parameters", "named_parameters", "modules", "named_modules", "children"})
@@ -122,7 +124,9 @@ def _made(record: ParameterRecord, context: ModelContext) -> tuple[Location, str
 
 def check_source(source: SourceFile) -> Iterator[Finding]:
     """Only where it is certain: nothing in the file can write the parameter, or load it."""
-    creations = list(_creations(source)) if "Parameter(" in source.text else []
+    text = source.text
+    may = "Parameter(" in text and ("empty" in text or _TENSOR.search(text) is not None)
+    creations = list(_creations(source)) if may else []
     if not creations or _LOADED.search(source.text) is not None:
         return
     written = touched(source, {attribute for _, attribute, _ in creations})

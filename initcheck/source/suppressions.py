@@ -57,7 +57,7 @@ class Suppressions:
     @classmethod
     def read(cls, text: str) -> Suppressions:
         """Find the comments of ``text`` (strings that contain "noqa" do not count)."""
-        if not any(_is_ours(match) for match in _NOQA.finditer(text)):
+        if "noqa" not in text.lower() or not any(_is_ours(match) for match in _NOQA.finditer(text)):
             return cls()
         return cls(tuple(_read(text)))
 
