@@ -267,6 +267,14 @@ class Kernel:
             return None
         return mine.combined(theirs, op)  # type: ignore[arg-type]
 
+    def spread_evenly(self, sizes: tuple[int, ...]) -> Kernel:
+        """What neighbours share goes to all other positions alike: for what sums over all of them."""
+        count = math.prod(sizes)
+        if self.local is None or self.local.ndim != len(sizes) or count < 2:
+            return self.without_local()
+        far = (count * self.within_position_mean(sizes) - self.same) / (count - 1)
+        return replace(self, far=far, local=None)
+
     def without_local(self) -> Kernel:
         """The same classes, displacements forgotten."""
         return self if self.local is None else replace(self, local=None)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.nn.functional import interpolate, pad, softplus
 
+from initcheck.signal.kernel import Kernel
 from initcheck.signal.propagate import propagate
 from initcheck.tracing.ladder import trace
 
@@ -105,3 +107,13 @@ def test_padding_keeps_the_sign_of_what_is_only_known_by_it() -> None:
     signal = propagate(trace(PaddedDecay(), (torch.randn(64, 12, WIDTH),), {}))
     decay = next(n for n in signal.forward if n.meta.get("op") == "exp" and tuple(n.meta["val"].shape) == (64, 16, 8))
     assert 0.25 < signal.forward[decay].mean < 1.0
+
+
+def test_what_sums_over_all_positions_needs_no_neighbours() -> None:
+    """The mean over all pairs of positions stays when what neighbours share is spread over all others."""
+    local = np.array([[1.0, 0.6], [0.5, 0.3]])
+    near = Kernel(1.0, 0.1, 0.0, 0.0, local)
+    even = near.spread_evenly((4, 6))
+    assert even.local is None
+    assert even.within_position_mean((4, 6)) == pytest.approx(near.within_position_mean((4, 6)))
+    assert even.same == near.same

@@ -318,7 +318,7 @@ class ScaledDotProductAttention(Rule):
     def backward(self, call: Call, gradient: Gradient) -> Flow:
         q, k, v = call.value("query"), call.value("key"), call.value("value")
         m: Mixing = call.memo["mixing"]
-        g = gradient.collapsed()
+        g = gradient.collapsed().spread_evenly(q.positions)
         queries, keys, width = q.shape[-2], k.shape[-2], v.shape[-1]
         groups = math.prod(q.shape[:-2]) / max(math.prod(k.shape[:-2]), 1)
         to_value = unmix(g, m, queries, keys, v.dims, q.positions) * groups
