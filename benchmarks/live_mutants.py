@@ -139,7 +139,8 @@ def _mutants(cache: Path, name: str, keys: Sequence[record.Key], effects: dict[r
             problem = f"{type(error).__name__}: {error}"[:200]
         if key not in effects:
             harm = harm or Harm(False, "not measured")
-            record.append_keyed(path, key, {"layers": layers, "harmful": harm.harmful, "why": harm.why})
+            named = [*layers, *tied(changed, layers)]
+            record.append_keyed(path, key, {"layers": named, "harmful": harm.harmful, "why": harm.why})
         verdict = {"found": found, "problem": problem, "code": record.code_version()}
         record.append_keyed(cache / "verdicts.jsonl", key, verdict)
 
@@ -149,6 +150,16 @@ def built(good: zoo.Model) -> tuple[nn.Module, Any, Any]:
     with contextlib.redirect_stdout(io.StringIO()):
         model = good.build().train()
     return model, *good.inputs(OWN_BATCH if good.name.startswith("own:") else BATCH, "white")
+
+
+def tied(model: nn.Module, layers: Sequence[str]) -> list[str]:
+    """The other names of these layers' weights: a table of embeddings that is the head, too."""
+    weights = {id(getattr(model.get_submodule(name), "weight", None)) for name in layers} - {id(None)}
+    return [
+        name
+        for name, module in model.named_modules(remove_duplicate=False)
+        if name not in layers and isinstance(w := getattr(module, "weight", None), nn.Parameter) and id(w) in weights
+    ]
 
 
 def spoiled(model: nn.Module, name: str, mutation: Mutation, site: int) -> tuple[nn.Module, list[str]]:
