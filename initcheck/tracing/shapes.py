@@ -8,13 +8,23 @@ shapes that do not fit, autocast) is left to the fake kernels, which also know w
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, in_kernel_invocation_manager
+
+from initcheck.tracing.map_layouts import (
+    adaptive_pooling,
+    alike,
+    channels_last,
+    convolution,
+    interpolation,
+    ordinary,
+    pooling,
+    transposed_convolution,
+)
 
 _CPU = torch.device("cpu")
 _Args = tuple[Any, ...]
@@ -240,10 +250,13 @@ def _dropout(func: Any, args: _Args, kwargs: Mapping[str, Any]) -> Any:
 
 
 def _norm(func: Any, args: _Args, kwargs: Mapping[str, Any]) -> Any:
-    """Batch, instance and group norm: a contiguous map of shape (N, C, ...), whose parameters have C elements."""
+    """Batch and group norm of a map of shape (N, C, ...), whose parameters have C elements: its layout."""
     tensors = [a for a in (*args, *kwargs.values()) if isinstance(a, torch.Tensor)]
     x = tensors[0]
-    if args[0] is not x or not _ordinary(*tensors) or x.dim() < 2 or x.numel() == 0:
+    plain = alike(*tensors) and all(t.is_contiguous() for t in tensors[1:])
+    if args[0] is not x or not plain or x.dim() < 2 or x.numel() == 0:
+        return None
+    if not x.is_contiguous() and not (func.__name__ == "batch_norm" and channels_last(x)):
         return None
     if any(t.shape != (x.shape[1],) for t in tensors[1:]) or x.numel() == x.shape[1]:
         return None
@@ -255,23 +268,12 @@ def _layer_norm(func: Any, args: _Args, kwargs: Mapping[str, Any]) -> Any:
     """Layer and RMS norm: the last dims are those that it is made for; the result is contiguous."""
     tensors = [a for a in (*args, *kwargs.values()) if isinstance(a, torch.Tensor)]
     shape = kwargs.get("normalized_shape", args[1] if len(args) > 1 else None)
-    if shape is None or args[0] is not tensors[0] or not _alike(*tensors):
+    if shape is None or args[0] is not tensors[0] or not alike(*tensors):
         return None
     x, shape = tensors[0], tuple(shape)
     if not shape or tuple(x.shape[-len(shape) :]) != shape or any(tuple(t.shape) != shape for t in tensors[1:]):
         return None
     return torch.empty(x.shape, dtype=x.dtype, device="meta")
-
-
-def _alike(*tensors: torch.Tensor) -> bool:
-    """Floating, of one dtype."""
-    first = tensors[0]
-    return first.is_floating_point() and all(t.dtype == first.dtype for t in tensors)
-
-
-def _ordinary(*tensors: torch.Tensor) -> bool:
-    """Floating, of one dtype, contiguous."""
-    return _alike(*tensors) and all(t.is_contiguous() for t in tensors)
 
 
 def _binary(func: Any, args: _Args, kwargs: Mapping[str, Any]) -> Any:
@@ -295,39 +297,11 @@ def _binary(func: Any, args: _Args, kwargs: Mapping[str, Any]) -> Any:
 def _linear(func: Any, args: _Args, kwargs: Mapping[str, Any]) -> Any:
     x, weight, *rest = args
     bias = kwargs.get("bias", rest[0] if rest else None)
-    if weight.dim() != 2 or not x.dim() or not _alike(x, weight) or x.shape[-1] != weight.shape[1]:
+    if weight.dim() != 2 or not x.dim() or not alike(x, weight) or x.shape[-1] != weight.shape[1]:
         return None
     if bias is not None and (bias.dtype != x.dtype or tuple(bias.shape) != (weight.shape[0],)):
         return None
     return torch.empty((*x.shape[:-1], weight.shape[0]), dtype=x.dtype, device="meta")
-
-
-def _convolution(func: Any, args: _Args, kwargs: Mapping[str, Any]) -> Any:
-    """Convolution of a contiguous map (N, C, ...), whose layout its result has."""
-    x, weight, *rest = args
-    bias = kwargs.get("bias", rest[0] if rest else None)
-    groups = kwargs.get("groups", rest[4] if len(rest) > 4 else 1)
-    if not _ordinary(x, weight) or x.dim() != weight.dim() or x.shape[1] != weight.shape[1] * groups:
-        return None
-    if weight.shape[0] % groups or (bias is not None and tuple(bias.shape) != (weight.shape[0],)):
-        return None
-    axes = x.dim() - 2
-    stride, padding, dilation = (
-        kwargs.get(name, rest[i] if len(rest) > i else default)
-        for i, name, default in ((1, "stride", 1), (2, "padding", 0), (3, "dilation", 1))
-    )
-    if isinstance(padding, str):
-        return func(*args, **kwargs)
-    strides, paddings, dilations = (_per_axis(value, axes) for value in (stride, padding, dilation))
-    if axes < 1 or strides is None or paddings is None or dilations is None:
-        return None
-    sizes = [
-        (n + 2 * p - d * (k - 1) - 1) // s + 1
-        for n, k, s, p, d in zip(x.shape[2:], weight.shape[2:], strides, paddings, dilations, strict=True)
-    ]
-    if min(*sizes, x.numel()) < 1:
-        return None
-    return torch.empty((x.shape[0], weight.shape[0], *sizes), dtype=x.dtype, device="meta")
 
 
 def _recurrent(func: Any, args: _Args, kwargs: Mapping[str, Any]) -> Any:
@@ -337,20 +311,13 @@ def _recurrent(func: Any, args: _Args, kwargs: Mapping[str, Any]) -> Any:
     x, state, weights, _, layers, _, _, both_ways, batch_first = args
     samples = x.shape[0 if batch_first else 1]
     ways = 2 if both_ways else 1
-    if not _ordinary(state, *weights) or x.dtype != state.dtype or x.dim() != 3 or not x.numel():
+    if not ordinary(state, *weights) or x.dtype != state.dtype or x.dim() != 3 or not x.numel():
         return None
     if tuple(state.shape[:2]) != (layers * ways, samples) or x.shape[2] != weights[0].shape[1]:
         return None
     steps, units = x.shape[1 if batch_first else 0], ways * state.shape[2]
     out = torch.empty((steps, samples, units), dtype=x.dtype, device="meta")
     return out.transpose(0, 1) if batch_first else out, torch.empty_like(state)
-
-
-def _per_axis(value: Any, axes: int) -> tuple[int, ...] | None:
-    if type(value) is int:
-        return (value,) * axes
-    plain = type(value) in (tuple, list) and len(value) in (1, axes) and all(type(v) is int for v in value)
-    return tuple(value) * (axes // len(value)) if plain else None
 
 
 def _contiguous(func: Any, args: _Args, kwargs: Mapping[str, Any]) -> Any:
@@ -364,7 +331,7 @@ def _contiguous(func: Any, args: _Args, kwargs: Mapping[str, Any]) -> Any:
 def _cat(func: Any, args: _Args, kwargs: Mapping[str, Any]) -> Any:
     parts = args[0] if args else kwargs.get("tensors")
     dim = kwargs.get("dim", args[1] if len(args) > 1 else 0)
-    if type(parts) not in (list, tuple) or type(dim) is not int or not parts or not _ordinary(*parts):
+    if type(parts) not in (list, tuple) or type(dim) is not int or not parts or not ordinary(*parts):
         return None
     shape = list(parts[0].shape)
     dim %= len(shape)
@@ -382,7 +349,7 @@ def _reduced(func: Any, args: _Args, kwargs: Mapping[str, Any]) -> Any:
     keep = kwargs.get("keepdim", rest[1] if len(rest) > 1 else False)
     known = set(kwargs) <= {"dim", "keepdim"} and len(rest) <= 2 and type(keep) is bool
     dims = (dims,) if type(dims) is int else dims
-    if not known or type(dims) not in (tuple, list) or not dims or not _ordinary(x) or not _plain(dims, (int,)):
+    if not known or type(dims) not in (tuple, list) or not dims or not ordinary(x) or not _plain(dims, (int,)):
         return None
     if any(not -x.dim() <= d < x.dim() for d in dims):
         return None
@@ -393,18 +360,59 @@ def _reduced(func: Any, args: _Args, kwargs: Mapping[str, Any]) -> Any:
     return torch.empty(shape, dtype=x.dtype, device="meta")
 
 
-def _adaptive(func: Any, args: _Args, kwargs: Mapping[str, Any]) -> Any:
-    """Adaptive average pooling of a contiguous map to a size that is given."""
-    x, *rest = args
-    size = kwargs.get("output_size", rest[0] if rest else None)
-    axes = {"adaptive_avg_pool1d": 1, "adaptive_avg_pool2d": 2, "adaptive_avg_pool3d": 3}[func.__name__]
-    size = (size,) * axes if type(size) is int else size
-    if type(size) not in (tuple, list) or len(size) != axes or x.dim() != axes + 2 or not _ordinary(x):
+def _embedding(func: Any, args: _Args, kwargs: Mapping[str, Any]) -> Any:
+    """``F.embedding``: indices first, then the table."""
+    if len(args) != 2 or not set(kwargs) <= {"padding_idx", "max_norm", "norm_type", "scale_grad_by_freq", "sparse"}:
         return None
-    if math.prod(x.shape) == 0 or not _plain(size, (int, type(None))):
+    indices, table = args
+    if indices.dtype not in (torch.int64, torch.int32) or table.dim() != 2 or not table.is_floating_point():
         return None
-    shape = [*x.shape[:2], *(own if s is None else s for own, s in zip(x.shape[2:], size, strict=True))]
-    return torch.empty(shape, dtype=x.dtype, device="meta")
+    if kwargs.get("max_norm") is not None or not 0 <= (kwargs.get("padding_idx") or 0) < len(table):
+        return None
+    return torch.empty((*indices.shape, table.shape[1]), dtype=table.dtype, device="meta")
+
+
+def _attention(func: Any, args: _Args, kwargs: Mapping[str, Any]) -> Any:
+    """Attention: as one kernel its result on the CPU is laid out as the queries are, as two products contiguous."""
+    if len(args) != 3 or not set(kwargs) <= {"attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa"}:
+        return None
+    if not alike(*args) or any(t.dim() != 4 or not t.numel() for t in args) or kwargs.get("enable_gqa"):
+        return None
+    q, k, v = args
+    if q.shape[:2] != k.shape[:2] or k.shape[:3] != v.shape[:3] or q.shape[3] != k.shape[3]:
+        return None
+    mask = kwargs.get("attn_mask")
+    if mask is not None and (mask.dtype is not torch.bool or kwargs.get("is_causal")):
+        return None
+    if mask is not None and tuple(mask.shape[-2:]) != (q.shape[2], k.shape[2]):
+        return None
+    if mask is not None and mask.dim() != 2 and (mask.dim() != 4 or not _spans(mask.shape[:2], q.shape[:2])):
+        return None
+    if kwargs.get("dropout_p") or v.shape[3] != q.shape[3] or any(t.stride(3) != 1 for t in args):
+        return torch.empty((*q.shape[:3], v.shape[3]), dtype=q.dtype, device="meta")
+    return torch.empty_like(q) if torch.backends.cuda.flash_sdp_enabled() else None  # type: ignore[no-untyped-call]
+
+
+def _spans(sizes: Sequence[int], full: Sequence[int]) -> bool:
+    return all(n in (1, m) for n, m in zip(sizes, full, strict=True))
+
+
+def _spread(func: Any, args: _Args, kwargs: Mapping[str, Any]) -> Any:
+    """``var`` and ``std`` over given dims of a contiguous tensor."""
+    if len(args) != 1 or not set(kwargs) <= {"dim", "keepdim", "unbiased", "correction"}:
+        return None
+    return _reduced(func, args, {key: value for key, value in kwargs.items() if key in ("dim", "keepdim")})
+
+
+def _length(func: Any, args: _Args, kwargs: Mapping[str, Any]) -> Any:
+    """``norm`` over given dims."""
+    known = len(args) == 1 and set(kwargs) <= {"p", "dim", "keepdim", "dtype"} and kwargs.get("dtype") is None
+    if not known or (type(kwargs.get("p", 2)) not in (int, float) and kwargs["p"] != "fro"):
+        return None
+    x = args[0]
+    if channels_last(x) and kwargs.get("keepdim") is True and tuple(kwargs.get("dim") or ()) in ((2, 3), (-2, -1)):
+        return torch.empty((*x.shape[:2], 1, 1), dtype=x.dtype, device="meta") if x.is_floating_point() else None
+    return _reduced(func, args, {key: value for key, value in kwargs.items() if key in ("dim", "keepdim")})
 
 
 _ELEMENTWISE = (
@@ -426,9 +434,16 @@ _LAYOUTS: dict[str, _Layout] = {
     ),
     **dict.fromkeys(("to", "float", "double", "half", "bfloat16"), _convert),
     **dict.fromkeys(("matmul", "bmm", "mm", "softmax"), _as_is),
-    **dict.fromkeys(("conv1d", "conv2d", "conv3d"), _convolution),
-    **dict.fromkeys(("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d"), _adaptive),
+    **dict.fromkeys(("conv1d", "conv2d", "conv3d"), convolution),
+    **dict.fromkeys(("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d"), adaptive_pooling),
+    **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), transposed_convolution),
+    **dict.fromkeys(("avg_pool2d", "max_pool2d"), pooling),
+    "interpolate": interpolation,
+    "embedding": _embedding,
+    "scaled_dot_product_attention": _attention,
     **dict.fromkeys(("mean", "sum"), _reduced),
+    **dict.fromkeys(("var", "std"), _spread),
+    "norm": _length,
     "getitem": _index,
     "roll": _contiguous,
     "linear": _linear,

@@ -66,6 +66,42 @@ class Recurrent(nn.Module):
         return y.sum(0) + last[0] + state.sum()
 
 
+class Maps(nn.Module):
+    """Resized and pooled, contiguous and with the channels last; tables and attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = nn.ConvTranspose2d(8, 6, (3, 2), stride=2, padding=(1, 0), output_padding=(1, 0), groups=2)
+        self.wide = nn.ConvTranspose1d(6, 4, 3, dilation=2, bias=False)
+        self.conv, self.norm = nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.table = nn.Embedding(5, 8, padding_idx=0)
+
+    def forward(self, x):
+        found = []
+        for y in (x, x.to(memory_format=torch.channels_last), x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)):
+            y = self.norm(self.conv(y))
+            found += [F.avg_pool2d(y, 3, ceil_mode=True), F.avg_pool2d(y, (2, 3), (1, 2), 1, count_include_pad=False)]
+            found += [F.max_pool2d(y, 2), F.max_pool2d(y, 3, 2, 1, 2, True), F.max_pool2d(y, 3, return_indices=True)]
+            found += [F.interpolate(y, scale_factor=1.7), F.interpolate(y, (3, 4), mode="bilinear", align_corners=True)]
+            found += [y.var(1), y.var((2, 3), unbiased=False, keepdim=True), y.std(dim=1, correction=0), y.var()]
+            found += [y.norm(p=2, dim=(2, 3), keepdim=True), y.norm(dim=1), y.norm(p=1, dim=(1, 2)), y.norm()]
+            found += [F.interpolate(y, 5, mode="bicubic"), self.up(y), self.wide(self.up(y).flatten(2))]
+        rows = self.table(torch.arange(5).repeat(2, 1)).view(2, 5, 2, 4)
+        wide = torch.stack([rows, rows, rows], 2).permute(2, 0, 3, 1, 4)
+        attend = F.scaled_dot_product_attention
+        for q in (rows, rows.transpose(1, 2), rows.transpose(2, 3).contiguous().transpose(2, 3), wide[1]):
+            found += [attend(q, q, q), attend(q, q, q, is_causal=True), attend(q, q, q[..., :3])]
+            found += [attend(q, q, q, scale=2), attend(q, q, q, dropout_p=0.1), attend(q, q[:, :, :1], q[:, :, :1])]
+            size = q.shape[2]
+            for mask in (
+                torch.ones(2, 1, size, size) > 0,
+                torch.zeros(size, size),
+                torch.zeros(1, q.shape[1], size, size),
+            ):
+                found += [attend(q, q, q, attn_mask=mask), attend(q, q, q, attn_mask=mask, dropout_p=0.1)]
+        return found
+
+
 class Repeated(nn.Module):
     """The same calls again, on the same layouts and on others."""
 
@@ -112,8 +148,10 @@ def nodes(model, x, autograd):
         (Tokens(), torch.randn(2, 9, 16)),
         (Recurrent(), torch.randn(3, 7, 5)),
         (Repeated(), torch.randn(2, 8, 6, 6)),
+        (Maps(), torch.randn(2, 8, 7, 6)),
+        (Maps(), torch.randn(1, 8, 6, 9)),
     ],
-    ids=["conv", "tokens", "recurrent", "repeated"],
+    ids=["conv", "tokens", "recurrent", "repeated", "maps", "one map"],
 )
 def test_the_graph_is_the_one_that_fake_kernels_yield(model, x):
     assert nodes(model, x, autograd=False) == nodes(model, x, autograd=True)
@@ -156,7 +194,8 @@ def test_the_primary_output_is_the_one_that_depends_on_a_parameter():
     [
         (nn.Linear(3, 4), (2, 5)), (nn.Conv2d(3, 4, 3), (2, 5, 8, 8)), (nn.Conv2d(3, 4, 3), (2, 3, 2, 2)),
         (nn.BatchNorm2d(4), (2, 3, 8, 8)), (nn.BatchNorm1d(4), (1, 4)), (nn.LayerNorm(4), (2, 3)),
-        (nn.GroupNorm(2, 4), (2, 3, 4)),
+        (nn.GroupNorm(2, 4), (2, 3, 4)), (nn.ConvTranspose2d(3, 4, 3), (2, 5, 8, 8)), (nn.AvgPool2d(9), (2, 3, 8, 8)),
+        (nn.MaxPool2d(3, padding=2), (2, 3, 8, 8)), (nn.Upsample((0, 3)), (2, 3, 8, 8)),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_raises_as_it_does_for_real(layer, shape):
@@ -194,3 +233,21 @@ def test_a_fake_kernel_is_not_asked_again():
         assert out.requires_grad == operand.requires_grad
     assert len(asked) == 2
     assert shapes.computed(pooled, "avg_pool2d", (x, 4), {}).shape == (2, 3, 2, 2)
+
+
+def test_resizing_pooling_and_attention_need_no_fake_kernel(monkeypatch):
+    class Attends(nn.Module):
+        def forward(self, x):
+            y = F.scaled_dot_product_attention(x, x, x)
+            return y.norm(dim=(2, 3), keepdim=True) * y.var(dim=3, keepdim=True)
+
+    def asked(self, func, *args):
+        raise AssertionError(f"{func} is asked of a fake kernel")
+
+    monkeypatch.setattr(Shapes, "computed", asked)
+    resized = nn.Sequential(
+        nn.ConvTranspose2d(3, 4, 4, 2, 1), nn.BatchNorm2d(4), nn.MaxPool2d(2), nn.AvgPool2d(3, 1, 1)
+    )
+    model = nn.Sequential(*resized, nn.Upsample(scale_factor=2, mode="bilinear"), Attends())
+    for x in (torch.randn(2, 3, 8, 8), torch.randn(2, 3, 8, 8).to(memory_format=torch.channels_last)):
+        assert trace(model, (x,), {}).notes == []
