@@ -58,12 +58,17 @@ def _root_mean(squares: list[float]) -> float | None:
     return math.sqrt(sum(squares) / len(squares)) if squares else None
 
 
+PACKAGES = {
+    "tv": "torchvision", "hf": "transformers", "smp": "segmentation_models_pytorch", "pyg": "torch_geometric"
+}  # fmt: skip
+
+
 def package_version(name: str) -> str:
     """Of the package that a model id's prefix stands for; the models written out here: a digest of their source."""
     prefix = name.partition(":")[0]
     if prefix == "own":
         return sha256((Path(__file__).parent / "zoo_nets.py").read_bytes()).hexdigest()[:12]
-    package = {"tv": "torchvision", "hf": "transformers"}.get(prefix, prefix)
+    package = PACKAGES.get(prefix, prefix)
     return str(__import__(package).__version__)
 
 
