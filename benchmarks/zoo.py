@@ -1,7 +1,7 @@
 """Models to compare prediction and measurement on: id, family, constructor, inputs. Nothing is downloaded.
 
-Own nets (``zoo_nets.py``), torchvision, timm (one small variant of every family that fits), transformers from configs,
-and what ``zoo_further.py`` has of other packages.
+Own nets (``zoo_nets.py``), torchvision, timm (one small variant of every family that fits), transformers from configs;
+held out, what ``zoo_further.py`` has of other packages.
 A package that is not installed leaves its models out, and says so.
 """
 
@@ -429,14 +429,18 @@ def transformers_models() -> list[Model]:
 
 
 def models(patterns: list[str] | None = None) -> list[Model]:
-    """All models whose package is installed and whose id matches one of the globs (all, if none are given)."""
+    """All models whose package is installed and whose id matches one of the globs.
+
+    Without globs: all but those of ``zoo_further.py``, which are held out and run where they are named.
+    """
     import zoo_further as further
 
     found = []
-    sources = {
-        "own": own_models, "hf": transformers_models, "tv": torchvision_models, "timm": timm_models,
-        "diffusers": further.diffusers_models, "smp": further.segmentation_models, "pyg": further.graph_models,
-    }  # fmt: skip
+    sources = {"own": own_models, "hf": transformers_models, "tv": torchvision_models, "timm": timm_models}
+    if patterns:
+        sources |= {
+            "diffusers": further.diffusers_models, "smp": further.segmentation_models, "pyg": further.graph_models
+        }  # fmt: skip
     for prefix, source in sources.items():
         if patterns and not any(fnmatchcase(f"{prefix}:", p.partition(":")[0] + ":") for p in patterns):
             continue  # not even imported
