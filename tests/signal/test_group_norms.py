@@ -91,3 +91,32 @@ def test_each_part_of_a_concatenation_is_divided_by_the_std_of_its_own_groups(gr
 @pytest.mark.parametrize("groups", [2, 8, 16])
 def test_what_positions_share_goes_into_the_mean_and_the_std_of_few_channels(groups: int) -> None:
     compared(lambda: Shifted(groups), [(8, 8, 12, 12), (8, 16)], 0.1)
+
+
+class WithTinyTokens(nn.Module):
+    """Tokens of next to no size in front of others, all normalised one by one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens = nn.Parameter(1e-6 * torch.randn(1, 4, 64))
+        self.project, self.norm, self.last = nn.Linear(64, 64, bias=False), nn.LayerNorm(64), nn.Linear(64, 64)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        joined = torch.cat([self.tokens.expand(len(x), -1, -1), self.project(x)], 1)
+        self.joined = joined
+        return self.last(self.norm(joined))
+
+
+def test_tokens_of_next_to_no_size_are_divided_by_the_root_of_eps() -> None:
+    """Not by their own std: 1/sqrt(1e-5), not 1e6."""
+    torch.manual_seed(0)
+    net, x = WithTinyTokens(), torch.randn(16, 60, 64)
+    signal = propagate(trace(net, (x,), {}))
+    joined = next(n for n in signal.forward if n.meta.get("op") in ("cat", "concatenate"))
+    out = net(x)
+    net.joined.retain_grad()
+    cotangent = torch.randn_like(out)
+    out.backward(cotangent / cotangent.square().mean().sqrt())
+    assert net.joined.grad is not None
+    real = float(net.joined.grad.square().mean())
+    assert signal.backward[joined].same == pytest.approx(real, rel=0.2)

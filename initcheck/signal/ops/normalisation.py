@@ -333,12 +333,13 @@ _ALIKE = 4.0
 """Positions whose scale is within this factor of the median's are the many."""
 
 
-def inverse_profile(x: Value) -> Kernel:
-    """1/variance by position, where each position is normalised by its own (a class token is smaller than a patch).
+def inverse_profile(x: Value, eps: float) -> Kernel:
+    """1/(variance + eps) by position, where each is normalised by its own (a class token is smaller than a patch).
 
+    ``eps``: as a share of the mean variance and itself; what a position of next to no variance is divided by.
     What different positions share is that of the many: a few tokens, however small, say nothing of the others' pairs.
     """
-    raised = [None if p is None else 1.0 / np.maximum(p, 1e-9) for p in x.covariance.profile]
+    raised = [None if p is None else 1.0 / np.maximum(p * (1.0 - eps) + eps, 1e-9) for p in x.covariance.profile]
     level = math.prod(1.0 if p is None else float(p.mean()) for p in raised)
     profile = tuple(None if p is None else p / p.mean() for p in raised)
     if x.covariance.pairs is not None:
@@ -451,7 +452,7 @@ class PerSample(Normalisation):
             return
         factor = call.memo["inverse"] ** 2
         if not sizes and x.covariance.profile:
-            kernel = kernel * inverse_profile(x)
+            kernel = kernel * inverse_profile(x, self.eps(call) * factor)
         whole, square = settle(kernel * factor, x.dims), slope_to_keep(gradient, out, x) if channels > 1 else None
         flow = Gradient.fresh(whole) if square is None else sloped(whole, square, out, x)
         yield call.node_of("input"), flow.textured(gradient.texture if channels > 1 else None)

@@ -605,7 +605,7 @@ class Product(Elementwise):
             size, eps = x.second.same, added_to_mean(nodes)
             kernel = kernel * ((1.0 - size / (size + eps) / channels) / (size + eps))
             if x.covariance.profile and size > eps:
-                kernel = kernel * inverse_profile(x)
+                kernel = kernel * inverse_profile(x, eps / (size + eps))
             yield root, Gradient.fresh(settle(kernel, x.dims))
             return
         square = gradient.square_slope(call.out)
