@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-
 import pytest
 import torch
+from passes import beside_passes
 from torch import nn
 
 from initcheck.signal.propagate import propagate
@@ -47,50 +45,17 @@ class Shifted(nn.Module):
         return self.last(normed), self.head(self.pooled(normed))
 
 
-def compared(build: Callable[[], nn.Module], shapes: list[tuple[int, ...]], rel: float, seeds: int = 8) -> None:
-    """Forward and gradient std of every layer that is reached, root mean squares over seeds."""
-    torch.manual_seed(0)
-    signal = propagate(trace(build(), tuple(torch.randn(s) for s in shapes), {}), strict=True)
-    squares: dict[tuple[str, str], float] = {}
-    for seed in range(seeds):
-        torch.manual_seed(seed)
-        model = build()
-        names = {row.name for row in signal.layers}
-
-        def note(kind: str, name: str, square: torch.Tensor) -> None:
-            squares[kind, name] = squares.get((kind, name), 0.0) + float(square) / seeds
-
-        def hook(name: str) -> Callable[..., None]:
-            def watch(module: nn.Module, inputs: object, output: torch.Tensor) -> None:
-                note("forward", name, output.detach().var())
-                output.register_hook(lambda g: note("gradient", name, g.square().mean()))
-
-            return watch
-
-        for name, module in model.named_modules():
-            if name in names:
-                module.register_forward_hook(hook(name))
-        out = model(*(torch.randn(s) for s in shapes))
-        first = out if isinstance(out, torch.Tensor) else out[0]
-        cotangent = torch.randn_like(first)
-        first.backward(cotangent / cotangent.square().mean().sqrt())
-    for row in signal.layers:
-        real = math.sqrt(squares["forward", row.name])
-        assert row.forward_std == pytest.approx(real, rel=rel), f"forward std of {row.name}"
-        if row.grad_std:
-            real = math.sqrt(squares["gradient", row.name])
-            assert row.grad_std == pytest.approx(real, rel=rel), f"gradient std of {row.name}"
-
-
 @pytest.mark.parametrize("copied", [False, True])
 @pytest.mark.parametrize("groups", [32, 8, 2])
 def test_each_part_of_a_concatenation_is_divided_by_the_std_of_its_own_groups(groups: int, copied: bool) -> None:
-    compared(lambda: Joined(groups, copied), [(8, 8, 12, 12)], 0.1)
+    rows = beside_passes(lambda: Joined(groups, copied), [(8, 8, 12, 12)])
+    assert [row.predicted for row in rows] == [pytest.approx(row.measured, rel=0.1, abs=1e-6) for row in rows]
 
 
 @pytest.mark.parametrize("groups", [2, 8, 16])
 def test_what_positions_share_goes_into_the_mean_and_the_std_of_few_channels(groups: int) -> None:
-    compared(lambda: Shifted(groups), [(8, 8, 12, 12), (8, 16)], 0.1)
+    rows = beside_passes(lambda: Shifted(groups), [(8, 8, 12, 12), (8, 16)])
+    assert [row.predicted for row in rows] == [pytest.approx(row.measured, rel=0.1, abs=1e-6) for row in rows]
 
 
 class WithTinyTokens(nn.Module):

@@ -65,8 +65,11 @@ def test_what_cannot_be_parsed_is_said_as_by_the_parser(tmp_path: Path, text: st
     ],
 )
 def test_what_only_the_compiler_minds_is_no_matter(tmp_path: Path, text: str) -> None:
-    opened(tmp_path, text).require_syntax()
-    SourceFile.parse("m.py", text)
+    file = opened(tmp_path, text)
+    file.require_syntax()
+    with pytest.raises(SyntaxError):
+        compile(text, "m.py", "exec")
+    assert SourceFile.parse("m.py", text).text == file.text == text
 
 
 def test_a_run_names_the_file_whether_or_not_a_rule_looks_into_it(tmp_path: Path) -> None:
