@@ -43,7 +43,6 @@ _DEFECTS = (ValueError, IndexError, KeyError, ArithmeticError, TypeError, Assert
 _CHANNEL_FIRST = {"conv1d": ("S", "C", "P"), "conv_transpose1d": ("S", "C", "P"), "batch_norm": ("S", "C", "P")}
 _TRANSPARENT = {"to", "float", "contiguous", "pad", "dropout", "identity", "type_as", "clone"}
 _UNBOUNDED = "where one weight per channel stands under a batch norm (it goes as 1/|w|, a few channels make it)"
-_LARGE_CONSTANT = 1 << 24
 _SMALL = 1 << 14
 _PAIRS = 100_000_000
 """So many moments of single pairs of positions are kept, over all tensors of a net: 0.8 GB."""

@@ -611,9 +611,6 @@ def _flat(args: Any, kwargs: Any) -> list[Any]:
     return torch.utils._pytree.tree_leaves((args, kwargs))
 
 
-_CONSTRUCTORS = {"__init__", "__setstate__", "_reset_parameters", "reset_parameters"}
-
-
 def _completed(writes: list[Write], dist: Distribution) -> tuple[Write, ...]:
     """The last write's distribution, where only the finished tensor could tell it."""
     if writes and not writes[-1].distribution.known and dist.known:
